@@ -1,0 +1,177 @@
+"""The command `jaxloop`."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxloop.errors import InputError, RunError
+
+app = typer.Typer(
+    name="jaxloop",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Run the self-consuming training loop: a small transformer is trained on logic expressions, writes the next "
+    "training set, and a fresh one is trained on that, generation after generation.\n\n"
+    "Begin with `jaxloop run quick`.",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.key=value ...]", help="Settings that differ; `jaxloop settings` lists them all."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+TextFile = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file with an expression a line, or - for standard input.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from jaxloop import __version__
+
+        print(f"jaxloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset (`jaxloop presets`) or a TOML file.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/PRESET")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run the loops of a preset, and draw correctness and diversity against generation.
+
+    The same command again goes on where it stopped, and gives the same bits as a run that was never interrupted.
+
+        jaxloop run quick
+        jaxloop run quick 'seeds=[0,1,2]' sample.temperature=0.7 --out runs/warmer
+        jaxloop run quick 'grid.cycle.fresh_share=[0.0,0.1,0.25,0.5]' --out runs/shares
+    """
+    from jaxloop.config import load
+
+    config = load(source, overrides or [])
+    from rich.console import Console
+
+    from jaxloop.display import RunDisplay
+    from jaxloop.runner import run as run_config
+
+    folder = out or Path("runs") / Path(source).stem
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console()
+    command = shlex.join(["jaxloop", *sys.argv[1:]])
+    with RunDisplay(folder.name, config.cycle.generations, console) as display:
+        figure = run_config(config, folder, command, display, overwrite)
+    print(f"results: {folder}")
+    print(f"figure:  {figure}")
+
+
+@app.command()
+def check(
+    file: TextFile,
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="The preset or file whose language gives log_prob.")] = "compact",
+    debug: Debug = False,
+) -> None:
+    """Judge expressions, one a line: is each valid, is it true, how probable is it under the source?
+
+    Writes one JSON object a line with text, verdict (true, false or invalid), reason, depth, tokens and log_prob (nats
+    under the conditioned source; null where it is zero or the expression invalid).
+    """
+    from jaxloop.corpus import check_lines, open_lines
+
+    with open_lines(file) as lines:
+        check_lines(lines, preset, overrides or [], sys.stdout)
+
+
+@app.command()
+def diversity(
+    file: TextFile,
+    debug: Debug = False,
+) -> None:
+    """Levenshtein diversity and unique share of any corpus: a sequence a line, its tokens separated by white space."""
+    from jaxloop.corpus import describe_diversity, open_lines
+
+    with open_lines(file) as lines:
+        describe_diversity(lines, sys.stdout)
+
+
+@app.command()
+def language(
+    source: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="Whose language.")],
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Describe the language of a preset: entropy, lengths, depths, and ten draws."""
+    from jaxloop.config import load
+    from jaxloop.corpus import describe_language
+
+    describe_language(load(source, overrides or []), seed, sys.stdout)
+
+
+@app.command()
+def presets(debug: Debug = False) -> None:
+    """List the presets, and what each is for."""
+    from jaxloop.config import preset_folder, preset_names
+
+    for name in preset_names():
+        first_line = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:12s} {first_line.removeprefix('#').strip()}")
+
+
+@app.command()
+def settings(debug: Debug = False) -> None:
+    """List every setting with its default; knobs may be axes of a grid."""
+    from jaxloop.config import describe
+
+    for name, default, kind, meaning in describe():
+        print(f"{name:32s} {default:18s} {kind:7s} {meaning}")
+
+
+def _leave(code: int) -> None:
+    """End at once: devices may still be computing what nobody waits for any more."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    """Run the command; every error is one line on standard error, and a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("jaxloop: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        _leave(130)
+    except BrokenPipeError:
+        _leave(1)
+    except (InputError, RunError) as error:
+        if debug:
+            raise
+        print(f"jaxloop: {error}", file=sys.stderr)
+        _leave(2 if isinstance(error, InputError) else 1)
+    except Exception as error:
+        if debug:
+            raise
+        first_line = (str(error).splitlines() or [""])[0]
+        print(f"jaxloop: {type(error).__name__}: {first_line} (--debug shows where)", file=sys.stderr)
+        _leave(1)

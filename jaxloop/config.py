@@ -1,0 +1,357 @@
+"""The schema: every setting with its unit, range and default, the presets, and the grid of loops they span.
+
+*Knobs* are plain numbers inside the compiled programs: a grid over them compiles nothing more. Every other setting is
+static: it decides shapes or the program itself.
+"""
+
+import difflib
+import itertools
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jaxloop.errors import InputError
+
+KNOBS = (
+    "cycle.fresh_share",
+    "cycle.generated_share",
+    "sample.temperature",
+    "train.learning_rate",
+    "train.weight_decay",
+)
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class LanguageSettings(_Section):
+    """The source of real expressions."""
+
+    min_depth: int = Field(1, ge=0, le=8, description="no leaf stands above this depth of the tree")
+    max_depth: int = Field(5, ge=1, le=8, description="no operator stands at this depth or below")
+    only_true: bool = Field(True, description="keep only expressions that evaluate to True")
+
+    @model_validator(mode="after")
+    def _depths_in_order(self):
+        if self.min_depth > self.max_depth:
+            raise ValueError(f"min_depth ({self.min_depth}) must not exceed max_depth ({self.max_depth})")
+        return self
+
+
+class CycleSettings(_Section):
+    """Which rows train each generation."""
+
+    name: Literal["full_synthetic", "balanced", "incremental", "expanding"] = Field(
+        "full_synthetic", description="the data cycle"
+    )
+    rows: int = Field(2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
+    generations: int = Field(12, ge=1, le=10**5, description="how many models are trained, the first on real rows")
+    fresh_share: Share | None = Field(None, description="part of the new rows that is drawn anew from the source (0)")
+    generated_share: Share | None = Field(
+        None,
+        description="incremental: part of all rows that is new (0.5); other cycles: 1 - fresh_share",
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self):
+        if self.name == "incremental" or self.fresh_share is None or self.generated_share is None:
+            return self
+        total = self.fresh_share + self.generated_share
+        if abs(total - 1) > 1e-9:
+            raise ValueError(
+                f"fresh_share ({self.fresh_share}) and generated_share ({self.generated_share}) "
+                f"{'exceed' if total > 1 else 'fall short of'} 1 together: they make up the new rows in {self.name}; "
+                "set one of them only"
+            )
+        return self
+
+    @property
+    def fresh_part(self) -> float:
+        """Part of the new rows that comes fresh from the source."""
+        if self.fresh_share is not None:
+            return self.fresh_share
+        if self.generated_share is not None and self.name != "incremental":
+            return 1 - self.generated_share
+        return 0.0
+
+    @property
+    def new_part(self) -> float:
+        """`incremental`: part of all rows that is new, g."""
+        return 0.5 if self.generated_share is None else self.generated_share
+
+
+class ModelSettings(_Section):
+    """The transformer."""
+
+    layers: int = Field(2, ge=1, le=100, description="blocks of attention and perceptron")
+    heads: int = Field(4, ge=1, le=1000, description="attention heads a block; divides the width")
+    width: int = Field(64, ge=1, le=100_000, description="size of the stream between blocks")
+    context_tokens: int = Field(128, ge=2, le=100_000, description="longest row, `<eos>` included")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped in training")
+    activations: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="dtype of activations; auto: float32 on the CPU, bfloat16 on accelerators"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class TrainSettings(_Section):
+    """How each generation's model is trained, from scratch."""
+
+    steps: Count = Field(1000, description="optimiser steps")
+    batch_rows: Count = Field(16, description="packed rows a step")
+    row_tokens: Count = Field(128, description="tokens a packed row; at least model.context_tokens")
+    learning_rate: Positive = Field(3e-3, description="AdamW's peak step size")
+    final_learning_rate_share: Share = Field(0.1, description="part of it left at the end of the cosine")
+    warmup_steps: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW's decay of the second moment")
+    weight_decay: float = Field(0.1, ge=0, le=1e6, allow_inf_nan=False, description="on matrices, not on norms")
+    clip_norm: Positive = Field(1.0, description="largest global norm of a gradient")
+    validation_share: float = Field(
+        0.1, gt=0, le=0.5, description="part of the generation's rows that chooses the best parameters"
+    )
+    evaluate_every_steps: Count = Field(100, description="steps between looks at the validation rows")
+    patience_evaluations: int = Field(
+        0, ge=0, le=10**9, description="stop after this many looks without improvement; 0: never"
+    )
+
+
+class SampleSettings(_Section):
+    """How a model writes the next rows."""
+
+    temperature: float = Field(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
+    batch_rows: Count = Field(1000, description="sequences that are written side by side")
+
+
+class MeasureSettings(_Section):
+    """What is measured beside the samples themselves."""
+
+    held_out_rows: int = Field(1000, ge=10, le=10**7, description="real rows that no model trains on")
+
+
+class PopulationSettings(_Section):
+    """How loops are spread over devices; decides speed and memory, not results."""
+
+    loops_per_device: int = Field(
+        0, ge=0, le=10**6, description="loops mapped together on a device; 0: one on a CPU core, all on accelerators"
+    )
+
+
+class Config(_Section):
+    """One run: the settings of every loop, the seeds, and the grid of settings that are varied."""
+
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, description="one loop each, per cell")
+    language: LanguageSettings = LanguageSettings()
+    cycle: CycleSettings = CycleSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    sample: SampleSettings = SampleSettings()
+    measure: MeasureSettings = MeasureSettings()
+    population: PopulationSettings = PopulationSettings()
+    grid: dict[str, list[Any]] = Field({}, description="settings that are varied: every combination is a cell")
+
+    @model_validator(mode="after")
+    def _sections_fit(self):
+        longest = 4 * 2**self.language.max_depth - 3
+        context = self.model.context_tokens
+        if context <= longest:
+            raise ValueError(
+                f"model.context_tokens ({context}) cannot hold the longest expression of language.max_depth "
+                f"{self.language.max_depth}: {longest} tokens and <eos>; set it to at least {longest + 1}"
+            )
+        if self.train.row_tokens < context:
+            raise ValueError(
+                f"train.row_tokens ({self.train.row_tokens}) must be at least model.context_tokens ({context})"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: each seed once, not {self.seeds}")
+        return self
+
+    @model_validator(mode="after")
+    def _axes_are_knobs(self):
+        for axis, values in self.grid.items():
+            if axis in ("seed", "seeds"):
+                raise ValueError("grid: seeds are no axis; set seeds = [...], each repeats every cell")
+            if axis not in _setting_names() or "." not in axis:
+                raise ValueError(f"grid: unknown setting {axis!r}{_nearest(axis, KNOBS)}")
+            if axis not in KNOBS:
+                raise ValueError(f"grid: {axis} is static and cannot be varied in one run; axes are {', '.join(KNOBS)}")
+            if not values:
+                raise ValueError(f'grid: "{axis}" needs at least one value')
+            if len({repr(value) for value in values}) < len(values):
+                raise ValueError(f'grid: "{axis}" has a value twice: {values}')
+        return self
+
+
+class Loop(NamedTuple):
+    """One loop of a run."""
+
+    index: int
+    seed: int
+    axes: dict[str, Any]  # this cell's value of every axis of the grid
+    config: Config  # with those values in place, and no grid
+
+
+def loops(config: Config) -> list[Loop]:
+    """Every loop of a run: each cell of the grid in order, each seed within it."""
+    plain = config.model_dump(exclude_none=True, exclude={"grid"})
+    found = []
+    for values in itertools.product(*config.grid.values()):
+        axes = dict(zip(config.grid, values, strict=True))
+        cell = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
+        for axis, value in axes.items():
+            section, key = axis.split(".")
+            cell[section][key] = value
+        cell_config = _validated(cell, "grid cell " + ", ".join(f"{axis} = {value}" for axis, value in axes.items()))
+        found += [Loop(len(found) + offset, seed, axes, cell_config) for offset, seed in enumerate(config.seeds)]
+    return found
+
+
+def preset_folder() -> Path:
+    """Where the presets lie: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Every preset, in alphabetical order."""
+    return sorted(path.stem for path in preset_folder().glob("*.toml"))
+
+
+def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a preset or a TOML file and apply `section.key=value` overrides.
+
+    An override of a setting that the grid varies replaces that axis.
+
+    Raises:
+      InputError: unknown preset, unreadable file, unknown setting, value out of range.
+    """
+    if source.endswith(".toml") or "/" in source:
+        path = Path(source)
+    elif source in preset_names():
+        path = preset_folder() / f"{source}.toml"
+    else:
+        raise InputError(
+            f"no preset named {source!r}{_nearest(source, preset_names())}; "
+            f"presets: {', '.join(preset_names())}; a file's name ends in .toml"
+        )
+    table = _read_toml(path)
+    for override in overrides:
+        _apply(table, override)
+    config = _validated(table, str(path) if not overrides else f"{path} with {' '.join(overrides)}")
+    loops(config)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The config as TOML, every default written out."""
+    return tomli_w.dumps(config.model_dump(exclude_none=True))
+
+
+def differences(old: str, new: str) -> list[str]:
+    """How two configs in TOML differ, one `section.key: old -> new` each; empty if they are the same."""
+    tables = [_flat(tomllib.loads(text)) for text in (old, new)]
+    return [
+        f"{key}: {tables[0].get(key, 'unset')} -> {tables[1].get(key, 'unset')}"
+        for key in sorted(tables[0].keys() | tables[1].keys())
+        if tables[0].get(key) != tables[1].get(key)
+    ]
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """(setting, default, `knob` or `static`, meaning) for every setting."""
+    rows = [("seeds", "[0]", "knob", Config.model_fields["seeds"].description)]
+    for section, field in Config.model_fields.items():
+        if section in ("seeds", "grid"):
+            continue
+        for key, setting in type(field.default).model_fields.items():
+            name = f"{section}.{key}"
+            default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
+            rows.append((name, default, "knob" if name in KNOBS else "static", setting.description))
+    return rows
+
+
+def _setting_names() -> list[str]:
+    return [row[0] for row in describe()]
+
+
+def _nearest(word: str, known) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _flat(table: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read_toml(path: Path) -> dict:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def _apply(table: dict, override: str) -> None:
+    name, equals, text = override.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise InputError(f"{override!r} is no setting; write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")
+        if list(value) != ["value"]:
+            raise InputError(f"{override!r} is more than one setting")
+        value = value["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"\s*[A-Za-z_]\w*\s*", text):
+            raise InputError(f"{name}: {text!r} is not a value; write a number, true, false, a word or [a, list]") from None
+        value = text.strip()
+    section, _, key = name.partition(".")
+    if section == "grid" and key:
+        table.setdefault("grid", {})[key.strip('"')] = value
+        return
+    if name not in _setting_names() and name != "grid":
+        raise InputError(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
+    if key:
+        table.setdefault(section, {})[key] = value
+        table.get("grid", {}).pop(name, None)
+    else:
+        table[name] = value
+
+
+def _validated(table: dict, where: str) -> Config:
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                lines.append(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
+            else:
+                message = fault["msg"].removeprefix("Value error, ")
+                given = f" (got {fault['input']!r})" if name and not isinstance(fault["input"], dict) else ""
+                lines.append(f"{name}: {message}{given}" if name else message)
+        raise InputError(f"{where}: {'; '.join(lines)}") from None

@@ -1,0 +1,126 @@
+"""The commands that read or show text: check, diversity, language."""
+
+import contextlib
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+
+from jaxloop.config import Config, load
+from jaxloop.errors import InputError
+from jaxloop.keys import Purpose, host_generator
+from jaxloop.metrics import corpus_diversity, verdicts
+from jaxloop.runner import language_of
+from jaxloop.verify import FAULTS, INVALID, NO_FAULT, VERDICTS
+from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids
+
+_BATCH_LINES = 8192
+_REASONS = {
+    "syntax": "breaks the grammar",
+    "unfinished": "ends before the expression is complete",
+    "empty": "empty line",
+}
+
+
+@contextlib.contextmanager
+def open_lines(file: str) -> Iterator[BinaryIO]:
+    """Open a file, or standard input for `-`, as lines of bytes.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        if file == "-":
+            yield sys.stdin.buffer
+        else:
+            with Path(file).open("rb") as lines:
+                yield lines
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def check_lines(lines: Iterable[bytes], preset: str, overrides: list[str], out: TextIO) -> None:
+    """Judge every line and write one JSON object for each."""
+    language = language_of(load(preset, overrides))
+    lines = iter(lines)
+    while batch := list(itertools.islice(lines, _BATCH_LINES)):
+        for found in judge_texts([line.rstrip(b"\r\n").decode("utf-8", "replace") for line in batch], language):
+            out.write(json.dumps(found) + "\n")
+        out.flush()
+
+
+def judge_texts(texts: list[str], language) -> list[dict]:
+    """What `jaxloop check` says of each text."""
+    found: list[dict] = [{}] * len(texts)
+    by_width: dict[int, list[tuple[int, list[int]]]] = {}
+    for place, text in enumerate(texts):
+        try:
+            ids = encode(text)
+        except ValueError as error:
+            tokens = len(text.split())
+            found[place] = _finding(text, "invalid", str(error), None, tokens, None)
+        else:
+            # Powers of two, so that few shapes are compiled; always room for `<eos>`.
+            by_width.setdefault(max(32, 1 << len(ids).bit_length()), []).append((place, ids))
+    for width, lines in by_width.items():
+        rows_at_once = max(1, 2**22 // width)
+        for first in range(0, len(lines), rows_at_once):
+            group = lines[first : first + rows_at_once]
+            # As many rows as the next power of two, for the same reason.
+            padded = 1 << (len(group) - 1).bit_length()
+            tokens_NxT = rows_from_ids([ids for _, ids in group] + [[]] * (padded - len(group)), width)
+            judgement = verdicts(tokens_NxT)
+            log_prob_N = language.log_prob(tokens_NxT, judgement.verdict_N)
+            for row, (place, ids) in enumerate(group):
+                valid = judgement.verdict_N[row] != INVALID
+                reason = None if valid else _REASONS[FAULTS[judgement.fault_N[row]]]
+                depth = int(judgement.depth_N[row]) if valid else None
+                log_prob = float(log_prob_N[row]) if math.isfinite(log_prob_N[row]) else None
+                verdict = VERDICTS[judgement.verdict_N[row]]
+                found[place] = _finding(texts[place], verdict, reason, depth, len(ids), log_prob)
+    return found
+
+
+def _finding(text, verdict, reason, depth, tokens, log_prob) -> dict:
+    return {
+        "text": text, "verdict": verdict, "reason": reason, "depth": depth, "tokens": tokens, "log_prob": log_prob,
+    }  # fmt: skip
+
+
+def describe_diversity(lines: Iterable[bytes], out: TextIO) -> None:
+    """Write diversity and unique share of a corpus as one JSON object."""
+    corpus = [line.split() for line in lines]
+    if len(corpus) < 2:
+        raise InputError(f"diversity needs at least two lines, and there {'is' if corpus else 'are'} {len(corpus)}")
+    diversity, unique_share = corpus_diversity(corpus)
+    out.write(json.dumps({"lines": len(corpus), "diversity": diversity, "unique_share": unique_share}) + "\n")
+
+
+def describe_language(config: Config, seed: int, out: TextIO) -> None:
+    """Write what is known of a language, exactly where it can be, and ten draws."""
+    language = language_of(config)
+    rows = 10_000
+    tokens_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), rows)
+    length_N, depth_N = lengths(tokens_NxT), verdicts(tokens_NxT).depth_N
+    count = language.expression_count
+    facts = [
+        ("depths", f"{language.min_depth} to {language.max_depth}, {'true only' if language.only_true else 'true and false'}"),
+        ("expressions", f"{count:,}" if count < 10**12 else f"about 10^{int(math.log10(count))}"),
+        ("probability of true", f"{language.true_probability:g}"),
+        ("entropy", f"{language.entropy_nats:.4f} nats per expression"),
+        ("longest", f"{language.longest_tokens} tokens"),
+        (f"length of {rows:,} draws", f"mean {length_N.mean():.2f}, 95th percentile {np.percentile(length_N, 95):.0f} tokens"),
+        (f"depth of {rows:,} draws", "  ".join(f"{depth}: {np.mean(depth_N == depth):.3f}" for depth in np.unique(depth_N))),
+    ]
+    for name, fact in facts:
+        out.write(f"{name:24s} {fact}\n")
+    out.write("\nten draws\n")
+    for row_T in tokens_NxT[:10]:
+        out.write(f"  {decode(row_T)}\n")

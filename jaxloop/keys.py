@@ -1,0 +1,34 @@
+"""Where every random number comes from: a loop's seed, a named purpose, and the generation.
+
+Nothing else enters, so loops that share a seed share their randomness whatever else differs between them (their
+difference is a paired difference), and a loop that is resumed, or run beside others, draws what it would have drawn.
+"""
+
+from enum import IntEnum
+
+import jax
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a stream of random numbers is for. The numbers are part of every result: never renumber."""
+
+    REAL_ROWS = 0
+    FRESH_ROWS = 1
+    HELD_OUT_ROWS = 2
+    CYCLE = 3
+    VALIDATION_SPLIT = 4
+    BATCH_ORDER = 5
+    PARAMETERS = 6
+    DROPOUT = 7
+    SAMPLING = 8
+
+
+def host_generator(seed: int, purpose: Purpose, generation: int = 0) -> np.random.Generator:
+    """A fresh NumPy generator for one purpose of one generation."""
+    return np.random.default_rng([seed, purpose, generation])
+
+
+def device_key(seed: jax.Array, purpose: Purpose, generation: jax.Array) -> jax.Array:
+    """The JAX key for one purpose of one generation; seed and generation may be traced."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), generation)

@@ -1,0 +1,176 @@
+"""The transformer as a learner: fitted to rows of tokens, it writes rows of tokens, for many loops at once.
+
+Any learner gives the loop three things: `places`, how many loops it takes at once; `start`, which sets the work going
+and returns at once; and `finish`, which waits for it. Nothing after the first generation compiles anything.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxloop.config import Config, Loop
+from jaxloop.cycles import row_count, rows_of_generation
+from jaxloop.keys import Purpose, device_key, host_generator
+from jaxloop.model import make_model
+from jaxloop.packing import batch_order, pack
+from jaxloop.population import Placement
+from jaxloop.sample import make_sample
+from jaxloop.train import Training, TrainingKnobs, looks, make_evaluate, make_train
+
+
+class Outcome(NamedTuple):
+    """What one loop's learner gives back for one generation."""
+
+    sampled_NxT: np.ndarray  # uint8, all n rows that were started, finished
+    held_out_nats: float  # per expression, on real rows that no model trains on
+    validation_nats: float  # per expression, at the look that chose the parameters
+    training_nats: float  # per token, at the last step
+    steps: int  # of training taken
+    parameters: dict
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended in a loss that is not a number."""
+        return not (np.isfinite(self.training_nats) and np.isfinite(self.validation_nats))
+
+
+class Started(NamedTuple):
+    """Work that is under way on the devices."""
+
+    loops: list[Loop]
+    generation: int
+    steps_done: list[int]  # grows with each look at the validation rows
+    result: Future
+
+
+class Finished(NamedTuple):
+    """What the devices gave back, an axis of places first, and how long they took."""
+
+    trained: Training
+    sampled: np.ndarray
+    held_out_nats: np.ndarray
+    train_seconds: float
+    sample_seconds: float
+
+
+class TransformerLearner:
+    """A transformer trained from scratch on each generation's rows."""
+
+    def __init__(self, config: Config, loop_count: int):
+        self._config = config
+        self._placement = Placement(config.population, loop_count)
+        self.places = self._placement.places
+        cycle, train = config.cycle, config.train
+        model = make_model(config.model)
+        begin, train_and_look = make_train(train, model)
+        sample = make_sample(model, cycle.rows, config.model.context_tokens, config.sample.batch_rows)
+        evaluate = make_evaluate(model, train.batch_rows)
+
+        def begin_loop(seed, generation, knobs):
+            return begin(device_key(seed, Purpose.PARAMETERS, generation), knobs)
+
+        def train_loop(state, seed, generation, knobs, training, validation, order_SxB, active):
+            dropout_key = device_key(seed, Purpose.DROPOUT, generation)
+            state = train_and_look(state, dropout_key, knobs, training, validation, order_SxB, active)
+            # The step a second time: the state itself is given up to the next call.
+            return state, state.step
+
+        def sample_loop(parameters, seed, generation, temperature, active):
+            return sample(parameters, device_key(seed, Purpose.SAMPLING, generation), temperature, active)
+
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._begin = self._placement.map(begin_loop)
+        self._train = self._placement.map(train_loop, donate=(0,))
+        self._sample = self._placement.map(sample_loop)
+        self._evaluate = self._placement.map(evaluate)
+
+        most_rows = rows_of_generation(cycle, cycle.generations - 1)
+        self._capacities = self._split_sizes(most_rows)
+
+    def _split_sizes(self, rows: int) -> tuple[int, int]:
+        """Rows to train on, and rows to choose the best parameters on."""
+        validation = min(max(row_count(self._config.train.validation_share, rows), 1), rows - 1)
+        return rows - validation, validation
+
+    def _inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> tuple:
+        """Everything that one loop's programs read, as arrays on the host."""
+        train = self._config.train
+        split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
+        shuffled_NxT = training_NxT[split.permutation(len(training_NxT))]
+        training_rows, _ = self._split_sizes(len(shuffled_NxT))
+        training = pack(shuffled_NxT[:training_rows], train.row_tokens, self._capacities[0])
+        validation = pack(shuffled_NxT[training_rows:], train.row_tokens, self._capacities[1])
+        held_out = pack(held_out_HxT, train.row_tokens, len(held_out_HxT))
+        order = host_generator(loop.seed, Purpose.BATCH_ORDER, generation)
+        order_SxB = batch_order(order, int(training.row_count), train.steps, train.batch_rows)
+        knobs = TrainingKnobs(
+            learning_rate=np.float32(loop.config.train.learning_rate),
+            weight_decay=np.float32(loop.config.train.weight_decay),
+        )
+        temperature = np.float32(loop.config.sample.temperature)
+        seed, generation = np.uint32(loop.seed), np.uint32(generation)
+        return seed, generation, knobs, temperature, training, validation, held_out, order_SxB
+
+    def start(
+        self, loops: list[Loop], generation: int, training: list[np.ndarray], held_out: list[np.ndarray]
+    ) -> Started:
+        """Train each loop's model on its rows and sample it; returns while the devices work.
+
+        Args:
+          loops: at most `places` of them.
+          generation: which one.
+          training: each loop's training rows, (N, T) uint8.
+          held_out: each loop's held-out real rows, (H, T) uint8.
+        """
+        inputs = [self._inputs(loop, generation, *rows) for loop, *rows in zip(loops, training, held_out, strict=True)]
+        active = [np.bool_(place < len(loops)) for place in range(self.places)]
+        steps_done = []
+        return Started(loops, generation, steps_done, self._worker.submit(self._work, inputs, active, steps_done))
+
+    def _work(self, inputs: list[tuple], active: list[np.bool_], steps_done: list[int]) -> Finished:
+        """Train and sample on the devices; runs in a thread of its own, so that the host can measure meanwhile."""
+        begun = time.perf_counter()
+        seed, generation, knobs, temperature, rows, validation, held_out, order = self._placement.put(inputs)
+        active = self._placement.put(active)
+        state = self._begin(seed, generation, knobs)
+        for _ in range(looks(self._config.train)):
+            state, step = self._train(state, seed, generation, knobs, rows, validation, order, active)
+            steps_done.append(int(np.max(step)))
+            if steps_done[-2:-1] == steps_done[-1:]:
+                break  # Every loop's patience has run out.
+        trained = time.perf_counter()
+        sampled = np.asarray(self._sample(state.best_parameters, seed, generation, temperature, active))
+        finished = time.perf_counter()
+        held_out_nats = np.asarray(self._evaluate(state.best_parameters, held_out))
+        return Finished(jax.device_get(state), sampled, held_out_nats, trained - begun, finished - trained)
+
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], float, float]:
+        """Wait for what was started.
+
+        Args:
+          started: what `start` gave.
+          watch: called again and again while waiting, with the share of the training steps done.
+
+        Returns:
+          An Outcome for each loop, seconds of training, and seconds of sampling.
+        """
+        while not started.result.done():
+            watch(max(started.steps_done, default=0) / self._config.train.steps)
+            wait([started.result], timeout=0.1)
+        finished = started.result.result()
+        outcomes = [
+            Outcome(
+                sampled_NxT=finished.sampled[place],
+                held_out_nats=float(finished.held_out_nats[place]),
+                validation_nats=float(finished.trained.best_validation_nats[place]),
+                training_nats=float(finished.trained.training_nats[place]),
+                steps=int(finished.trained.step[place]),
+                parameters=jax.tree.map(lambda leaf, place=place: leaf[place], finished.trained.best_parameters),
+            )
+            for place in range(len(started.loops))
+        ]
+        return outcomes, finished.train_seconds, finished.sample_seconds

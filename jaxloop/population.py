@@ -1,0 +1,75 @@
+"""Many loops at once: how the axis of loops is laid over the devices of the machine.
+
+On the CPU every core is a device and computes one loop at a time: the program of a device never depends on how many
+loops there are, so a loop's results do not either. On accelerators each device maps several loops together.
+"""
+
+import os
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxloop.config import PopulationSettings
+
+
+def use_all_cores() -> None:
+    """Make each core of a CPU a device of its own; to be called before JAX computes anything.
+
+    One more is for what the host measures, which then never waits for a loop. Loops have two at least: XLA compiles a
+    program for a single device differently, and its last bits would depend on that.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", max(cores, 2) + 1)
+    except RuntimeError:
+        pass  # The program around us has used JAX already: its devices are what there is.
+
+
+def measuring_device() -> jax.Device:
+    """The CPU device that loops are not computed on."""
+    return jax.local_devices(backend="cpu")[-1]
+
+
+def computing_devices() -> list[jax.Device]:
+    """The devices that loops are computed on."""
+    devices = jax.devices()
+    return devices[:-1] if jax.default_backend() == "cpu" and len(devices) > 2 else devices
+
+
+class Placement:
+    """Places for loops: some on each device, filled in order, those left over inactive."""
+
+    def __init__(self, settings: PopulationSettings, loop_count: int):
+        devices = computing_devices()
+        if jax.default_backend() != "cpu":
+            devices = devices[: max(loop_count, 1)]
+        self.per_device = settings.loops_per_device or (
+            1 if jax.default_backend() == "cpu" else -(-loop_count // len(devices))
+        )
+        self.mesh = Mesh(np.array(devices), ("loops",))
+        self.places = len(devices) * self.per_device
+        self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))
+
+    def map(self, function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+        """Compile a function of one loop's arrays into one of arrays with a leading axis of places."""
+
+        def one_device(*arrays):
+            if self.per_device > 1:
+                return jax.vmap(function)(*arrays)
+            results = function(*jax.tree.map(lambda array: array[0], arrays))
+            return jax.tree.map(lambda result: jax.numpy.asarray(result)[None], results)
+
+        spread = jax.shard_map(
+            one_device, mesh=self.mesh, in_specs=PartitionSpec("loops"), out_specs=PartitionSpec("loops"), check_vma=False
+        )
+        return jax.jit(spread, donate_argnums=donate)
+
+    def put(self, members: list) -> object:
+        """Stack one tree of arrays a loop along the axis of places, and send each to its device.
+
+        Places that are left over repeat the last loop's arrays.
+        """
+        filled = members + [members[-1]] * (self.places - len(members))
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)

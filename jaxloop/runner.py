@@ -1,0 +1,141 @@
+"""One run, from its config to its figures: puts source, learner, measures and run folder together around the loop."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from jaxloop import metrics, report
+from jaxloop.config import Config, Loop, loops
+from jaxloop.cycles import provenance_counts
+from jaxloop.language import Language
+from jaxloop.learner import TransformerLearner
+from jaxloop.loop import Record, State, run_loops
+from jaxloop.population import use_all_cores
+from jaxloop.store import RunFolder
+
+
+class Display(Protocol):
+    """Who shows how a run goes on."""
+
+    def begin(self, loops: list[Loop], states: dict[int, State], rows: list[dict]) -> None:
+        """The run begins, or goes on: which loops, where each stands, and the rows of metrics.csv so far."""
+
+    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
+        """These loops are being computed; called several times a second."""
+
+    def finished(self, loop: Loop, generation: int, columns: dict) -> None:
+        """A generation of a loop is measured and kept."""
+
+    def warn(self, message: str) -> None:
+        """Something is not as it should be, and the run goes on."""
+
+
+class LanguageSource(NamedTuple):
+    """Draws rows of a fixed width from a language."""
+
+    language: Language
+    width: int
+
+    def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
+        """Independent real rows (N, T)."""
+        return self.language.draw(generator, rows, self.width)
+
+
+def language_of(config: Config) -> Language:
+    """The language of a config."""
+    return Language(config.language.min_depth, config.language.max_depth, config.language.only_true)
+
+
+def tables_of(record: Record, judgement: metrics.Judgement, source_entropy_nats: float) -> dict[str, list[dict]]:
+    """All that is measured of one generation of one loop, as rows of the run folder's tables."""
+    loop, state, outcome = record.loop, record.state, record.outcome
+    place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
+    begun = time.perf_counter()
+    columns = {
+        **place,
+        **loop.axes,
+        **metrics.measure_rows(state.sampled_NxT, judgement),
+        **metrics.measure_training(state.sampled_NxT, state.carry.training),
+        "held_out_nats": outcome.held_out_nats,
+        "source_entropy_nats": source_entropy_nats,
+        "validation_nats": outcome.validation_nats,
+        "training_nats_per_token": outcome.training_nats,
+        "training_steps": outcome.steps,
+    }
+    seconds = {
+        "train_seconds": round(record.train_seconds, 3),
+        "sample_seconds": round(record.sample_seconds, 3),
+        "measure_seconds": round(time.perf_counter() - begun, 3),
+    }
+    return {
+        "metrics": [columns],
+        "timings": [{**place, **seconds}],
+        "provenance": [
+            {**place, "kind": kind, "from_generation": origin, "rows": count}
+            for kind, origin, count in provenance_counts(state.carry.training)
+        ],
+        "top_samples": [
+            {**place, "rank": rank, "count": count, "verdict": verdict, "text": text}
+            for rank, (text, count, verdict) in enumerate(metrics.top_samples(state.sampled_NxT, judgement), start=1)
+        ],
+    }
+
+
+def run(config: Config, path: Path, command: str, display: Display, overwrite: bool = False) -> Path:
+    """Run every loop of a config, or what is left of it, and draw the figure.
+
+    Args:
+      config: what to run.
+      path: the run folder.
+      command: how this was called, for the manifest.
+      display: is told of the progress.
+      overwrite: start anew where the folder holds a run.
+
+    Returns:
+      The path of the figure.
+
+    Raises:
+      InputError: the folder cannot be used.
+      RunError: the run broke off; all that was measured is in the folder, and the figure shows it.
+    """
+    use_all_cores()
+    folder = RunFolder(path, config, command, overwrite)
+    language = language_of(config)
+    all_loops = loops(config)
+    states = {loop.index: state for loop in all_loops if (state := folder.restore(loop, display.warn))}
+    folder.drop_unfinished(states)
+    display.begin(all_loops, states, folder.rows("metrics"))
+
+    def keep(record: Record) -> None:
+        judgement = metrics.verdicts(record.state.sampled_NxT)
+        tables = tables_of(record, judgement, language.entropy_nats)
+        folder.save(record.loop, record.state, judgement, record.outcome.parameters, tables)
+        display.finished(record.loop, record.state.generation, tables["metrics"][0])
+
+    try:
+        if any(loop.index not in states or not is_complete(states[loop.index], config) for loop in all_loops):
+            source = LanguageSource(language, config.model.context_tokens)
+            learner = TransformerLearner(config, len(all_loops))
+            run_loops(all_loops, states, source, learner, keep, display.watch)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            close(folder, config)
+        raise
+    return close(folder, config)
+
+
+def is_complete(state: State, config: Config) -> bool:
+    """Whether a loop has reached its last generation."""
+    return state.generation == config.cycle.generations - 1
+
+
+def close(folder: RunFolder, config: Config) -> Path | None:
+    """Bring manifest and figure up to date; gives the figure's path if there is anything to show."""
+    folder.write_manifest()
+    rows = folder.rows("metrics")
+    if not rows:
+        return None
+    return report.draw_overview(report.as_frame(rows), list(config.grid), folder.path / "figures" / "overview.png")

@@ -1,0 +1,273 @@
+"""The run folder: what is in it, and how a run is resumed from it.
+
+    config.toml            the resolved settings
+    metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
+    timings.csv            seconds of the same rows
+    provenance.csv         rows of each training set by where they came from
+    top_samples.csv        the most frequent samples
+    samples/loop_000/generation_000.npz     every sample, and what the judge said of it
+    checkpoints/loop_000/0                  Orbax: the carry of the loop, and its model's parameters (the last two)
+    figures/
+    manifest.json          versions, device, cores, commands and their seconds
+
+Every file appears whole or not at all. A generation counts as finished when its checkpoint's digest is there, and that
+is written last.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxloop import __version__
+from jaxloop.config import Config, Loop, differences, dump
+from jaxloop.cycles import Carry, Rows
+from jaxloop.errors import InputError, RunError
+from jaxloop.loop import State
+from jaxloop.verify import Judgement
+
+CHECKPOINTS_KEPT = 2
+
+_TABLES = ("metrics", "timings", "provenance", "top_samples")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path, config: Config, command: str, overwrite: bool = False):
+        """Open a new folder, or one that was made with the same config.
+
+        Raises:
+          InputError: the folder cannot be written, belongs to another config, or is not a run folder.
+        """
+        self.path = path
+        self._command, self._began = command, time.perf_counter()
+        self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        # Rows of each table, by loop and generation, as they stand in the file.
+        self._tables: dict[str, dict[tuple[int, int], list[dict]]] = {name: {} for name in _TABLES}
+        try:
+            self._open(dump(config), overwrite)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be used as a run folder: {error.strerror or error}") from None
+
+    def _open(self, config_text: str, overwrite: bool) -> None:
+        config_path = self.path / "config.toml"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file; name a folder with --out")
+        strangers = self.path.exists() and any(not path.name.startswith(".") for path in self.path.iterdir())
+        if strangers and not config_path.exists():
+            raise InputError(f"{self.path}: is no run folder and not empty; name another with --out")
+        if overwrite and config_path.exists():
+            # config.toml goes last, so that a folder half deleted is still known as a run folder.
+            for name in ("checkpoints", "samples", "figures"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for path in (*(self.path / f"{name}.csv" for name in _TABLES), self.path / "manifest.json", config_path):
+                path.unlink(missing_ok=True)
+        if config_path.exists():
+            changed = differences(config_path.read_text(encoding="utf-8"), config_text)
+            if changed:
+                raise InputError(
+                    f"{self.path}: was made with other settings ({'; '.join(changed)}); "
+                    "name another folder with --out, or start anew with --overwrite"
+                )
+            self._read_tables()
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(config_path, config_text.encode())
+        self.write_manifest()
+
+    def _read_tables(self) -> None:
+        for name, table in self._tables.items():
+            path = self.path / f"{name}.csv"
+            if not path.exists():
+                continue
+            with path.open(newline="", encoding="utf-8") as file:
+                try:
+                    for row in csv.DictReader(file, strict=True):
+                        table.setdefault((int(row["loop"]), int(row["generation"])), []).append(row)
+                except (KeyError, TypeError, ValueError, csv.Error):
+                    raise InputError(
+                        f"{path}: is damaged; put it right, or start anew with --overwrite"
+                    ) from None
+
+    def _loop_folder(self, kind: str, loop: Loop) -> Path:
+        return self.path / kind / f"loop_{loop.index:03d}"
+
+    def restore(self, loop: Loop, warn=print) -> State | None:
+        """Where a loop stands: its newest checkpoint that is whole; None for a loop without any.
+
+        Raises:
+          RunError: there are checkpoints, and none of them can be read, or the tables lack what they stand for.
+        """
+        import orbax.checkpoint as ocp
+
+        folder = self._loop_folder("checkpoints", loop)
+        generations = sorted((int(path.stem) for path in folder.glob("*.sha256")), reverse=True)
+        for generation in generations:
+            checkpoint = folder / str(generation)
+            try:
+                whole = _digest(checkpoint) == (folder / f"{generation}.sha256").read_text()
+            except OSError:
+                whole = False
+            if not whole:
+                warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
+                continue
+            if any((loop.index, earlier) not in self._tables["metrics"] for earlier in range(generation + 1)):
+                raise RunError(
+                    f"{self.path / 'metrics.csv'}: lacks generations of loop {loop.index} that {folder} holds; "
+                    "put it back, or start anew with --overwrite"
+                )
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                tree = checkpointer.restore(checkpoint.absolute())
+            training = Rows(*(tree["training"][name] for name in Rows._fields))
+            archive = Rows(*(tree["archive"][name] for name in Rows._fields)) if "archive" in tree else None
+            return State(
+                generation, Carry(training, archive or training.take(slice(0))), np.asarray(tree["sampled_NxT"])
+            )
+        if generations:
+            raise RunError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
+        return None
+
+    def drop_unfinished(self, states: dict[int, State]) -> None:
+        """Forget rows of generations that no checkpoint stands for: they will be made again."""
+        for table in self._tables.values():
+            for loop, generation in list(table):
+                if loop not in states or generation > states[loop].generation:
+                    del table[loop, generation]
+
+    def rows(self, table: str) -> list[dict]:
+        """All rows of a table, by generation and loop."""
+        ordered = sorted(self._tables[table].items(), key=lambda item: (item[0][1], item[0][0]))
+        return [row for _, rows in ordered for row in rows]
+
+    def save(
+        self, loop: Loop, state: State, judgement: Judgement, parameters: dict, tables: dict[str, list[dict]]
+    ) -> None:
+        """Keep one finished generation of one loop.
+
+        Raises:
+          RunError: the disk is full or cannot be written; what was saved before is whole.
+        """
+        try:
+            self._save_samples(loop, state, judgement)
+            for name, rows in tables.items():
+                self._tables[name][loop.index, state.generation] = [
+                    {key: _cell(value) for key, value in row.items()} for row in rows
+                ]
+                self._write_table(name)
+            self._save_checkpoint(loop, state, parameters)
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: generation {state.generation} of loop {loop.index} could not be written: "
+                f"{error.strerror or error}; all before it is kept, and the same command goes on from there"
+            ) from None
+
+    def _save_samples(self, loop: Loop, state: State, judgement: Judgement) -> None:
+        folder = self._loop_folder("samples", loop)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            tokens=state.sampled_NxT,
+            verdict=judgement.verdict_N,
+            fault=judgement.fault_N,
+            depth=judgement.depth_N,
+        )
+        write_whole(folder / f"generation_{state.generation:03d}.npz", content.getvalue())
+
+    def _write_table(self, name: str) -> None:
+        rows = self.rows(name)
+        content = io.StringIO()
+        writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path / f"{name}.csv", content.getvalue().encode())
+
+    def _save_checkpoint(self, loop: Loop, state: State, parameters: dict) -> None:
+        import orbax.checkpoint as ocp
+
+        folder = self._loop_folder("checkpoints", loop)
+        folder.mkdir(parents=True, exist_ok=True)
+        tree = {
+            "training": state.carry.training._asdict(),
+            "sampled_NxT": state.sampled_NxT,
+            "parameters": parameters,
+        }
+        if len(state.carry.archive.kind_N):  # Orbax takes no empty arrays.
+            tree["archive"] = state.carry.archive._asdict()
+        checkpoint = folder / str(state.generation)
+        seal = folder / f"{state.generation}.sha256"
+        seal.unlink(missing_ok=True)
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(checkpoint.absolute(), tree, force=True)
+        except ValueError as error:  # How TensorStore reports what the disk refuses.
+            raise OSError(str(error).splitlines()[0][:200]) from None
+        write_whole(seal, _digest(checkpoint).encode())
+        for old_seal in folder.glob("*.sha256"):
+            if int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
+                old_seal.unlink()
+                shutil.rmtree(folder / old_seal.stem, ignore_errors=True)
+
+    def write_manifest(self) -> None:
+        """Bring manifest.json up to date: this command is its last session."""
+        path = self.path / "manifest.json"
+        try:
+            sessions = json.loads(path.read_text())["sessions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            sessions = []
+        sessions = [session for session in sessions if session["started"] != self._started]
+        device = jax.devices()[0]
+        sessions.append(
+            {
+                "command": self._command,
+                "started": self._started,
+                "seconds": round(time.perf_counter() - self._began, 1),
+                "jaxloop": __version__,
+                "python": platform.python_version(),
+                "packages": {name: metadata.version(name) for name in _PACKAGES},
+                "platform": device.platform,
+                "device": device.device_kind,
+                "devices": len(jax.devices()),
+                "cores": os.cpu_count(),
+                "machine": platform.platform(),
+            }
+        )
+        write_whole(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
+
+
+def _cell(value) -> str:
+    """A number in the shortest form that reads back the same; nothing where there is no number."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else repr(float(value))
+    return str(value)
