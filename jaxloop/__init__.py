@@ -11,7 +11,7 @@ except metadata.PackageNotFoundError:
     pass
 else:
     warnings.warn(
-        "the unrelated PyPI package 'jaxloop' is installed beside 'jaxloop-collapse'; both are imported as 'jaxloop' and "
-        "overwrite each other's files: run 'pip uninstall jaxloop', then reinstall jaxloop-collapse",
+        "the unrelated PyPI package 'jaxloop' is installed beside 'jaxloop-collapse'; both are imported as 'jaxloop' "
+        "and overwrite each other's files: run 'pip uninstall jaxloop', then reinstall jaxloop-collapse",
         stacklevel=2,
     )

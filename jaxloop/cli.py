@@ -28,7 +28,9 @@ Overrides = Annotated[
     typer.Argument(metavar="[section.key=value ...]", help="Settings that differ; `jaxloop settings` lists them all."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-TextFile = Annotated[str, typer.Argument(metavar="FILE|-", help="A text file with an expression a line, or - for standard input.")]
+TextFile = Annotated[
+    str, typer.Argument(metavar="FILE|-", help="A text file with an expression a line, or - for standard input.")
+]
 
 
 def _show_version(wanted: bool) -> None:

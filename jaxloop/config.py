@@ -192,7 +192,7 @@ class Config(_Section):
                 raise ValueError(f"grid: {axis} is static and cannot be varied in one run; axes are {', '.join(KNOBS)}")
             if not values:
                 raise ValueError(f'grid: "{axis}" needs at least one value')
-            if len({repr(value) for value in values}) < len(values):
+            if any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f'grid: "{axis}" has a value twice: {values}')
         return self
 
@@ -216,7 +216,8 @@ def loops(config: Config) -> list[Loop]:
         for axis, value in axes.items():
             section, key = axis.split(".")
             cell[section][key] = value
-        cell_config = _validated(cell, "grid cell " + ", ".join(f"{axis} = {value}" for axis, value in axes.items()))
+        where = "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in axes.items())
+        cell_config = _validated(cell, where)
         found += [Loop(len(found) + offset, seed, axes, cell_config) for offset, seed in enumerate(config.seeds)]
     return found
 
@@ -252,7 +253,7 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     table = _read_toml(path)
     for override in overrides:
         _apply(table, override)
-    config = _validated(table, str(path) if not overrides else f"{path} with {' '.join(overrides)}")
+    config = _validated(table, f"{path} with {' '.join(overrides)}" if overrides else str(path))
     loops(config)
     return config
 
@@ -301,17 +302,36 @@ def _flat(table: dict, prefix: str = "") -> dict:
     return flat
 
 
+def _parse_toml(text: str) -> dict:
+    """The tables of a TOML text; everything that tomllib may stumble over is a ValueError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _read_toml(path: Path) -> dict:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file in UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        raise InputError(f"{path}: no file can have this name: {error}") from None
+    try:
+        return _parse_toml(text)
+    except ValueError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def _section(table: dict, name: str) -> dict:
+    section = table.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise InputError(f"{name} is a section and cannot be {section!r}; write {name}.key=value")
+    return section
 
 
 def _apply(table: dict, override: str) -> None:
@@ -320,23 +340,26 @@ def _apply(table: dict, override: str) -> None:
     if not equals or not name:
         raise InputError(f"{override!r} is no setting; write section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")
-        if list(value) != ["value"]:
+        values = _parse_toml(f"value = {text}")
+        if list(values) != ["value"]:
             raise InputError(f"{override!r} is more than one setting")
-        value = value["value"]
-    except tomllib.TOMLDecodeError:
+        value = values["value"]
+    except ValueError:
         if not re.fullmatch(r"\s*[A-Za-z_]\w*\s*", text):
-            raise InputError(f"{name}: {text!r} is not a value; write a number, true, false, a word or [a, list]") from None
+            shown = repr(text if len(text) <= 60 else text[:60] + "...")
+            raise InputError(
+                f"{name}: {shown} is not a value; write a number, true, false, a word or [a, list]"
+            ) from None
         value = text.strip()
     section, _, key = name.partition(".")
     if section == "grid" and key:
-        table.setdefault("grid", {})[key.strip('"')] = value
+        _section(table, "grid")[key.strip('"')] = value
         return
     if name not in _setting_names() and name != "grid":
         raise InputError(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
     if key:
-        table.setdefault(section, {})[key] = value
-        table.get("grid", {}).pop(name, None)
+        _section(table, section)[key] = value
+        _section(table, "grid").pop(name, None)
     else:
         table[name] = value
 

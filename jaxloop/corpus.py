@@ -16,7 +16,7 @@ from jaxloop.errors import InputError
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.metrics import corpus_diversity, verdicts
 from jaxloop.runner import language_of
-from jaxloop.verify import FAULTS, INVALID, NO_FAULT, VERDICTS
+from jaxloop.verify import FAULTS, INVALID, VERDICTS
 from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids
 
 _BATCH_LINES = 8192
@@ -111,13 +111,22 @@ def describe_language(config: Config, seed: int, out: TextIO) -> None:
     length_N, depth_N = lengths(tokens_NxT), verdicts(tokens_NxT).depth_N
     count = language.expression_count
     facts = [
-        ("depths", f"{language.min_depth} to {language.max_depth}, {'true only' if language.only_true else 'true and false'}"),
+        (
+            "depths",
+            f"{language.min_depth} to {language.max_depth}, {'true only' if language.only_true else 'true and false'}",
+        ),
         ("expressions", f"{count:,}" if count < 10**12 else f"about 10^{int(math.log10(count))}"),
         ("probability of true", f"{language.true_probability:g}"),
         ("entropy", f"{language.entropy_nats:.4f} nats per expression"),
         ("longest", f"{language.longest_tokens} tokens"),
-        (f"length of {rows:,} draws", f"mean {length_N.mean():.2f}, 95th percentile {np.percentile(length_N, 95):.0f} tokens"),
-        (f"depth of {rows:,} draws", "  ".join(f"{depth}: {np.mean(depth_N == depth):.3f}" for depth in np.unique(depth_N))),
+        (
+            f"length of {rows:,} draws",
+            f"mean {length_N.mean():.2f}, 95th percentile {np.percentile(length_N, 95):.0f} tokens",
+        ),
+        (
+            f"depth of {rows:,} draws",
+            "  ".join(f"{depth}: {np.mean(depth_N == depth):.3f}" for depth in np.unique(depth_N)),
+        ),
     ]
     for name, fact in facts:
         out.write(f"{name:24s} {fact}\n")

@@ -108,8 +108,7 @@ def following(
         # Rows that do not divide evenly go to parts chosen by lot, so every part has the same expected size.
         counts = np.full(parts, rows // parts) + (generator.permutation(parts) < rows % parts)
         earlier = [
-            draw(archive.take(slice(part * rows, (part + 1) * rows)), count)
-            for part, count in enumerate(counts[:-1])
+            draw(archive.take(slice(part * rows, (part + 1) * rows)), count) for part, count in enumerate(counts[:-1])
         ]
         training = join([*earlier, new_rows(counts[-1])])
         archive = join([archive, sampled])

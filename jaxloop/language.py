@@ -23,8 +23,8 @@ from functools import cached_property
 import numpy as np
 
 from jaxloop.errors import InputError
-from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, lengths
 from jaxloop.verify import INVALID, TRUE_VERDICT, judge_jitted
+from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, lengths
 
 ENUMERATION_LIMIT = 1_000_000
 
@@ -156,7 +156,11 @@ class Language:
         """Slices of each level's nodes and of their left and right children, from the leaves to the root."""
         for depth in reversed(range(self.max_depth + 1)):
             first = 2**depth - 1
-            yield slice(first, 2 * first + 1), slice(2 * first + 1, 4 * first + 3, 2), slice(2 * first + 2, 4 * first + 3, 2)
+            yield (
+                slice(first, 2 * first + 1),
+                slice(2 * first + 1, 4 * first + 3, 2),
+                slice(2 * first + 2, 4 * first + 3, 2),
+            )
 
     def _values(self, nodes_NxK: np.ndarray) -> np.ndarray:
         """Truth of each tree, (N,) bool."""

@@ -54,9 +54,7 @@ def pairwise_diversity(sequences: list[str], counts: list[int] | np.ndarray) -> 
     weighted_distance = 0.0
     for start in range(0, len(sequences), block):
         stop = min(start + block, len(sequences))
-        distance = cdist(
-            sequences[start:stop], sequences[start:], scorer=Levenshtein.distance, dtype=dtype, workers=-1
-        )
+        distance = cdist(sequences[start:stop], sequences[start:], scorer=Levenshtein.distance, dtype=dtype, workers=-1)
         share = distance / np.maximum(np.maximum.outer(length_U[start:stop], length_U[start:]), 1)
         # Pairs within the block stand in it twice.
         share[:, : stop - start] *= 0.5
@@ -69,8 +67,7 @@ def diversity(tokens_NxT: np.ndarray) -> float:
     """`pairwise_diversity` of rows of tokens; `<eos>` does not count as a token."""
     tokens_UxT, _, counts_U = unique_rows(tokens_NxT)
     texts = [
-        row.tobytes()[:length].decode("latin-1")
-        for row, length in zip(tokens_UxT, lengths(tokens_UxT), strict=True)
+        row.tobytes()[:length].decode("latin-1") for row, length in zip(tokens_UxT, lengths(tokens_UxT), strict=True)
     ]
     return pairwise_diversity(texts, counts_U)
 

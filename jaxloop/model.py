@@ -60,9 +60,7 @@ class Block(nnx.Module):
         """One block; `attend` turns queries, keys and values (B, L, H, K) into what attention gives."""
         batch_shape = stream_BxLxD.shape[:-1]
         qkv = self.queries_keys_values(self.attention_norm(stream_BxLxD))
-        queries, keys, values = (
-            part.reshape(*batch_shape, self.heads, -1) for part in jnp.split(qkv, 3, axis=-1)
-        )
+        queries, keys, values = (part.reshape(*batch_shape, self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
         attended = attend(queries, keys, values, rngs).reshape(stream_BxLxD.shape)
         stream_BxLxD += self._drop(self.attention_out(attended), rngs)
         hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(stream_BxLxD)))
@@ -94,8 +92,9 @@ class Transformer(nnx.Module):
         """Logits of packed rows: attention and positions begin anew at each `<eos>`."""
         rngs = None if dropout_key is None or self.dropout.rate == 0 else nnx.Rngs(dropout_key)
         place_L = jnp.arange(inputs_BxL.shape[1])
-        start_BxL = jax.lax.cummax(jnp.where(inputs_BxL == EOS, place_L, 0), axis=1)
-        own_BxLxL = (place_L[None, None, :] <= place_L[None, :, None]) & (place_L[None, None, :] >= start_BxL[:, :, None])
+        start_BxL = jax.lax.cummax(jnp.where(inputs_BxL == EOS, place_L[None], 0), axis=1)
+        past_1xLxL = place_L[None, None, :] <= place_L[None, :, None]
+        own_BxLxL = past_1xLxL & (place_L[None, None, :] >= start_BxL[:, :, None])
         bias_Bx1xLxL = jnp.where(own_BxLxL, 0.0, -1e30).astype(self.dtype)[:, None]
 
         def attend(queries, keys, values, rngs):
@@ -105,7 +104,7 @@ class Transformer(nnx.Module):
             weights_BxHxLxL = self.dropout(weights_BxHxLxL, deterministic=rngs is None, rngs=rngs)
             return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxL, values)
 
-        stream = self.tokens(inputs_BxL.astype(jnp.int32)) + self.positions(place_L - start_BxL)
+        stream = self.tokens(inputs_BxL.astype(jnp.int32)) + self.positions(place_L[None] - start_BxL)
         stream = self.dropout(stream, deterministic=rngs is None, rngs=rngs)
         for block in self.blocks:
             stream = block(stream, attend, rngs)
@@ -114,7 +113,7 @@ class Transformer(nnx.Module):
     def decode(self, token_B, position, cache: Cache):
         """Logits after one more token of each row, all rows at the same position."""
         new_keys, new_values = [], []
-        stream_BxD = self.tokens(token_B.astype(jnp.int32)) + self.positions(position)
+        stream_BxD = self.tokens(token_B.astype(jnp.int32)) + self.positions(position)[None]
         for layer, block in enumerate(self.blocks):
 
             def attend(queries_BxHxK, keys_BxHxK, values_BxHxK, _, layer=layer):
@@ -122,9 +121,9 @@ class Transformer(nnx.Module):
                 values = cache.values_BxLxHxK[layer].at[:, position].set(values_BxHxK)
                 new_keys.append(keys)
                 new_values.append(values)
-                read_L = jnp.arange(keys.shape[1]) <= position
+                read_1x1xL = (jnp.arange(keys.shape[1]) <= position)[None, None]
                 scores_BxHxL = jnp.einsum("bhk,blhk->bhl", queries_BxHxK * queries_BxHxK.shape[-1] ** -0.5, keys)
-                scores_BxHxL = jnp.where(read_L, scores_BxHxL.astype(jnp.float32), -1e30)
+                scores_BxHxL = jnp.where(read_1x1xL, scores_BxHxL.astype(jnp.float32), -1e30)
                 weights_BxHxL = jax.nn.softmax(scores_BxHxL, axis=-1).astype(self.dtype)
                 return jnp.einsum("bhl,blhk->bhk", weights_BxHxL, values)
 

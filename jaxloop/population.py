@@ -4,6 +4,7 @@ On the CPU every core is a device and computes one loop at a time: the program o
 loops there are, so a loop's results do not either. On accelerators each device maps several loops together.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -21,10 +22,9 @@ def use_all_cores() -> None:
     program for a single device differently, and its last bits would depend on that.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
+    # Where the program around us has used JAX already, its devices are what there is.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(cores, 2) + 1)
-    except RuntimeError:
-        pass  # The program around us has used JAX already: its devices are what there is.
 
 
 def measuring_device() -> jax.Device:
@@ -62,7 +62,11 @@ class Placement:
             return jax.tree.map(lambda result: jax.numpy.asarray(result)[None], results)
 
         spread = jax.shard_map(
-            one_device, mesh=self.mesh, in_specs=PartitionSpec("loops"), out_specs=PartitionSpec("loops"), check_vma=False
+            one_device,
+            mesh=self.mesh,
+            in_specs=PartitionSpec("loops"),
+            out_specs=PartitionSpec("loops"),
+            check_vma=False,
         )
         return jax.jit(spread, donate_argnums=donate)
 

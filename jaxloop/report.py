@@ -7,7 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-_SHARES = {"true_share": ("true", "#0072B2"), "false_share": ("false", "#E69F00"), "invalid_share": ("invalid", "#999999")}
+_SHARES = {
+    "true_share": ("true", "#0072B2"),
+    "false_share": ("false", "#E69F00"),
+    "invalid_share": ("invalid", "#999999"),
+}
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 _MOST_COLUMNS = 4
@@ -21,7 +25,9 @@ def as_frame(rows: list[dict[str, str]]) -> pd.DataFrame:
 
 def cell_label(axes: dict) -> str:
     """A cell of the grid in words: what differs from the other cells."""
-    return ", ".join(f"{axis.split('.')[-1].replace('_', ' ')} {value:g}" for axis, value in axes.items()) or "all loops"
+    return (
+        ", ".join(f"{axis.split('.')[-1].replace('_', ' ')} {value:g}" for axis, value in axes.items()) or "all loops"
+    )
 
 
 def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[tuple[str, pd.DataFrame]]:
@@ -47,8 +53,10 @@ def draw_overview(metrics: pd.DataFrame, axes: list[str], path: Path) -> Path:
     cells = cells_of(metrics, axes)
     columns = min(len(cells), _MOST_COLUMNS)
     panel_rows = -(-len(cells) // columns)
-    colours = _CELL_COLOURS if len(cells) <= len(_CELL_COLOURS) else matplotlib.colormaps["viridis"](
-        np.linspace(0, 0.9, len(cells))
+    colours = (
+        _CELL_COLOURS
+        if len(cells) <= len(_CELL_COLOURS)
+        else matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(cells)))
     )
 
     figure = Figure(figsize=(max(7.0, 3.2 * columns), 2.3 * panel_rows + 3.8), layout="constrained")

@@ -116,9 +116,7 @@ class RunFolder:
                     for row in csv.DictReader(file, strict=True):
                         table.setdefault((int(row["loop"]), int(row["generation"])), []).append(row)
                 except (KeyError, TypeError, ValueError, csv.Error):
-                    raise InputError(
-                        f"{path}: is damaged; put it right, or start anew with --overwrite"
-                    ) from None
+                    raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
 
     def _loop_folder(self, kind: str, loop: Loop) -> Path:
         return self.path / kind / f"loop_{loop.index:03d}"

@@ -105,12 +105,8 @@ def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     (state, _, depth, ended, _), _ = jax.lax.scan(read, start, row_T)
 
     whole = (state == _WHOLE_FALSE) | (state == _WHOLE_TRUE)
-    fault = jnp.select(
-        [row_T[0] == EOS, state == _BROKEN, ~(whole & ended)], [EMPTY, SYNTAX, UNFINISHED], NO_FAULT
-    )
-    verdict = jnp.where(
-        fault != NO_FAULT, INVALID, jnp.where(state == _WHOLE_TRUE, TRUE_VERDICT, FALSE_VERDICT)
-    )
+    fault = jnp.select([row_T[0] == EOS, state == _BROKEN, ~(whole & ended)], [EMPTY, SYNTAX, UNFINISHED], NO_FAULT)
+    verdict = jnp.where(fault != NO_FAULT, INVALID, jnp.where(state == _WHOLE_TRUE, TRUE_VERDICT, FALSE_VERDICT))
     return verdict.astype(jnp.int8), fault.astype(jnp.int8), depth
 
 

@@ -1,0 +1,192 @@
+import csv
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny import Silent, results, run_tiny, tiny_config
+
+from jaxloop.config import loops
+from jaxloop.errors import InputError, RunError
+from jaxloop.runner import language_of
+from jaxloop.verify import judge_jitted
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "undisturbed"
+    run_tiny(path)
+    return path
+
+
+def read(path, table="metrics") -> list[dict]:
+    with (path / f"{table}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_that_is_promised(undisturbed):
+    """A missing file, column or row is found here and not by the reader of the results."""
+    rows = read(undisturbed)
+    assert list(rows[0])[:4] == ["loop", "seed", "generation", "cycle.fresh_share"]
+    assert [(row["loop"], row["generation"]) for row in rows] == [
+        (str(loop), str(generation)) for generation in range(3) for loop in range(2)
+    ]
+    for row in rows:
+        shares = [float(row[f"{name}_share"]) for name in ("true", "false", "invalid")]
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+        faults = [float(row[f"{name}_share"]) for name in ("syntax", "unfinished", "empty")]
+        assert sum(faults) == pytest.approx(shares[2], abs=1e-12)
+        origins = [float(row[f"{name}_rows_share"]) for name in ("real", "fresh", "sampled")]
+        fresh = float(row["cycle.fresh_share"]) if row["generation"] != "0" else 0
+        assert origins == ([1, 0, 0] if row["generation"] == "0" else [0, fresh, 1 - fresh])
+        assert float(row["source_entropy_nats"]) == language_of(tiny_config()).entropy_nats
+        assert float(row["training_steps"]) == 30
+    for name in ("config.toml", "manifest.json", "timings.csv", "figures/overview.png"):
+        assert (undisturbed / name).stat().st_size > 0
+    assert len(read(undisturbed, "timings")) == len(rows)
+
+
+def test_saved_samples_are_those_that_were_measured(undisturbed):
+    """Samples of another generation or loop beside a row of metrics would send every later analysis astray."""
+    for row in read(undisturbed):
+        path = undisturbed / "samples" / f"loop_{int(row['loop']):03d}" / f"generation_{int(row['generation']):03d}.npz"
+        with np.load(path, allow_pickle=False) as saved:
+            assert saved["tokens"].shape == (60, 16)
+            np.testing.assert_array_equal(saved["verdict"], judge_jitted(saved["tokens"]).verdict_N)
+            assert np.mean(saved["verdict"] == 2) == float(row["true_share"])
+            assert len(np.unique(saved["tokens"], axis=0)) / 60 == float(row["unique_share"])
+
+
+def test_cells_that_share_a_seed_begin_alike_and_then_part(undisturbed):
+    """Without paired randomness a difference between two cells is noise before it is an effect."""
+    rows = read(undisturbed)
+    assert rows[0]["held_out_nats"] == rows[1]["held_out_nats"]
+    assert rows[2]["held_out_nats"] != rows[3]["held_out_nats"]
+
+
+def test_a_loop_alone_equals_the_same_loop_as_one_of_several(undisturbed, tmp_path):
+    """A key, a batch or a padded place that depends on the neighbours makes results depend on what else is run."""
+    run_tiny(tmp_path / "many", "seeds=[5,0,3]")
+    many, alone = read(tmp_path / "many"), read(undisturbed)
+    ours = [row for row in many if row["seed"] == "0"]
+    assert len(many) == 3 * len(alone)
+    for one, other in zip(alone, ours, strict=True):
+        assert {**one, "loop": None} == {**other, "loop": None}
+    assert len({row["held_out_nats"] for row in many if row["generation"] == "0"}) == 3, "seeds must differ"
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bits(undisturbed, tmp_path, stop_after):
+    """A carry, key or row that is not restored as it was shows as another sample, or as a row twice."""
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path / "run", display=Silent(stop_after))
+    kept = len(read(tmp_path / "run"))
+    assert stop_after <= kept < 6
+    second = run_tiny(tmp_path / "run")
+    assert len(second.kept) == 6 - kept, "what was kept is not made again"
+    assert results(tmp_path / "run") == results(undisturbed)
+
+
+@pytest.mark.parametrize("cycle", ["balanced", "incremental", "expanding"])
+def test_every_cycle_resumes_to_the_same_bits(tmp_path, cycle):
+    """A cycle that draws from rows which the checkpoint lacks would go on with others."""
+    settings = [f"cycle.name={cycle}", "cycle.generations=4"]
+    if cycle == "incremental":
+        settings.append("cycle.generated_share=0.5")
+    run_tiny(tmp_path / "whole", *settings)
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path / "broken", *settings, display=Silent(5))
+    run_tiny(tmp_path / "broken", *settings)
+    assert results(tmp_path / "broken") == results(tmp_path / "whole")
+
+
+def test_a_finished_run_computes_nothing_more(undisturbed, tmp_path):
+    """Calling the same command once more must neither cost a generation nor change a result."""
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    display = run_tiny(tmp_path / "copy")
+    assert display.kept == [] and display.resumed == {0: 2, 1: 2}
+    assert results(tmp_path / "copy") == results(undisturbed)
+
+
+def truncate_largest_file(folder) -> None:
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(undisturbed, tmp_path):
+    """Half a checkpoint must neither end in a traceback nor be taken for a whole one."""
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    truncate_largest_file(tmp_path / "copy/checkpoints/loop_001/2")
+    display = run_tiny(tmp_path / "copy")
+    assert display.kept == [(1, 2)]
+    assert len(display.warnings) == 1 and "loop_001/2: is damaged" in display.warnings[0]
+    assert results(tmp_path / "copy") == results(undisturbed)
+
+
+def test_without_any_whole_checkpoint_the_run_refuses(undisturbed, tmp_path):
+    """Going on from nothing would silently throw away what was measured."""
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    for generation in (1, 2):
+        truncate_largest_file(tmp_path / f"copy/checkpoints/loop_000/{generation}")
+    before = results(tmp_path / "copy")
+    with pytest.raises(RunError, match=r"loop_000: every checkpoint is damaged; start anew with --overwrite"):
+        run_tiny(tmp_path / "copy")
+    assert results(tmp_path / "copy") == before
+
+
+def test_a_folder_of_other_settings_is_refused_with_the_difference(undisturbed, tmp_path):
+    """Mixing two configs in one folder would put rows side by side that do not belong together."""
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    with pytest.raises(InputError, match=r"train\.steps: 30 -> 31.*--overwrite"):
+        run_tiny(tmp_path / "copy", "train.steps=31")
+    assert results(tmp_path / "copy") == results(undisturbed)
+    run_tiny(tmp_path / "copy", "train.steps=31", "cycle.generations=1", overwrite=True)
+    assert len(read(tmp_path / "copy")) == 2
+
+
+def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
+    """--overwrite in the wrong place must not delete what is not ours."""
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="no run folder and not empty"):
+            run_tiny(tmp_path, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match="is a file"):
+        run_tiny(tmp_path / "thesis.tex")
+    with pytest.raises(InputError, match="cannot be used as a run folder"):
+        run_tiny(tmp_path / "thesis.tex" / "below")
+
+
+def test_a_loop_that_diverges_leaves_the_others_whole(tmp_path):
+    """One bad learning rate in a grid must not cost the other cells, nor write numbers that are none."""
+    grid = "grid={'train.learning_rate' = [1e-2, 1e6]}"
+    with pytest.raises(RunError, match=r"loop 1, generation 0.*learning_rate \(now 1e\+06\)"):
+        run_tiny(tmp_path / "run", grid)
+    assert [row["loop"] for row in read(tmp_path / "run")] == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize("cycle", ["full_synthetic", "expanding"])
+def test_no_generation_after_the_first_compiles_anything(tmp_path, cycle):
+    """A shape that changes with the generation costs seconds at each: more than training a small one."""
+    counts = []
+    for generations in (2, 5):
+        jax.clear_caches()
+        events = []
+
+        def listen(event, duration, events=events, **_):
+            if event == "/jax/core/compile/backend_compile_duration":
+                events.append(event)
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        run_tiny(tmp_path / str(generations), f"cycle.name={cycle}", f"cycle.generations={generations}")
+        jax.monitoring.unregister_event_duration_listener(listen)
+        counts.append(len(events))
+    assert counts[0] == counts[1] > 0
+
+
+def test_the_model_sees_its_own_loop_only():
+    """Loops are numbered by cell and seed: a wrong order would give a cell another cell's share."""
+    config = tiny_config("seeds=[4,7]")
+    assert [(loop.index, loop.seed, loop.config.cycle.fresh_share) for loop in loops(config)] == [
+        (0, 4, 0.0), (1, 7, 0.0), (2, 4, 0.5), (3, 7, 0.5),
+    ]  # fmt: skip

@@ -1,0 +1,62 @@
+"""A run of seconds: a small language, a small model, few steps."""
+
+from pathlib import Path
+
+from jaxloop.config import Config, load
+from jaxloop.runner import run
+
+SETTINGS = [
+    "language.max_depth=2",
+    "cycle.rows=60",
+    "cycle.generations=3",
+    "model.layers=1",
+    "model.heads=2",
+    "model.width=16",
+    "model.context_tokens=16",
+    "train.steps=30",
+    "train.batch_rows=4",
+    "train.row_tokens=32",
+    "train.learning_rate=1e-2",
+    "train.warmup_steps=5",
+    "train.evaluate_every_steps=10",
+    "sample.batch_rows=40",
+    "measure.held_out_rows=50",
+    "seeds=[0]",
+]
+
+
+class Silent:
+    """A display that shows nothing, and counts."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.kept, self.warnings, self._stop_after = [], [], stop_after
+
+    def begin(self, loops, states, rows) -> None:
+        self.resumed = {index: state.generation for index, state in states.items()}
+
+    def watch(self, loops, generation, trained_share) -> None:
+        assert 0 <= trained_share <= 1
+
+    def finished(self, loop, generation, columns) -> None:
+        self.kept.append((loop.index, generation))
+        if len(self.kept) == self._stop_after:
+            raise KeyboardInterrupt
+
+    def warn(self, message) -> None:
+        self.warnings.append(message)
+
+
+def tiny_config(*overrides: str) -> Config:
+    return load("quick", [*SETTINGS, *overrides])
+
+
+def run_tiny(path: Path, *overrides: str, display: Silent | None = None, overwrite: bool = False) -> Silent:
+    display = display or Silent()
+    run(tiny_config(*overrides), path, "test", display, overwrite)
+    return display
+
+
+def results(path: Path) -> dict[str, bytes]:
+    """Everything in a run folder that must be the same bits for the same run."""
+    names = ["metrics.csv", "provenance.csv", "top_samples.csv", *path.glob("samples/*/*.npz")]
+    return {str(Path(path / name).relative_to(path)): (path / name).read_bytes() for name in names}
