@@ -63,9 +63,11 @@ def run(
 
     The same command again goes on where it stopped, and gives the same bits as a run that was never interrupted.
 
-        jaxloop run quick
-        jaxloop run quick 'seeds=[0,1,2]' sample.temperature=0.7 --out runs/warmer
-        jaxloop run quick 'grid.cycle.fresh_share=[0.0,0.1,0.25,0.5]' --out runs/shares
+    ```
+    jaxloop run quick
+    jaxloop run quick 'seeds=[0,1,2]' sample.temperature=0.7 --out runs/warmer
+    jaxloop run quick 'grid.cycle.fresh_share=[0.0,0.1,0.5]' --out runs/shares
+    ```
     """
     from jaxloop.config import load
 
@@ -89,7 +91,7 @@ def run(
 def check(
     file: TextFile,
     overrides: Overrides = None,
-    preset: Annotated[str, typer.Option(help="The preset or file whose language gives log_prob.")] = "compact",
+    preset: Annotated[str, typer.Option(help="The preset or file whose language gives log_prob.")] = "paper",
     debug: Debug = False,
 ) -> None:
     """Judge expressions, one a line: is each valid, is it true, how probable is it under the source?
@@ -141,39 +143,40 @@ def presets(debug: Debug = False) -> None:
 
 @app.command()
 def settings(debug: Debug = False) -> None:
-    """List every setting with its default; knobs may be axes of a grid."""
+    """List every setting with its default, meaning and range; knobs may be axes of a grid."""
     from jaxloop.config import describe
 
-    for name, default, kind, meaning in describe():
-        print(f"{name:32s} {default:18s} {kind:7s} {meaning}")
+    for name, default, allowed, kind, meaning in describe():
+        print(f"{name:31s} {default:17s} {kind:6s} {meaning} ({allowed})")
 
 
-def _leave(code: int) -> None:
-    """End at once: devices may still be computing what nobody waits for any more."""
+def _leave(message: str, code: int) -> None:
+    """End at once with one line on standard error: devices may still be computing what nobody waits for any more."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-        sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        print(f"jaxloop: {message}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def main() -> None:
     """Run the command; every error is one line on standard error, and a traceback only with --debug."""
-    debug = "--debug" in sys.argv
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except KeyboardInterrupt:
-        print("jaxloop: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        _leave(130)
+        _leave("stopped; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:
-        _leave(1)
-    except (InputError, RunError) as error:
-        if debug:
-            raise
-        print(f"jaxloop: {error}", file=sys.stderr)
-        _leave(2 if isinstance(error, InputError) else 1)
+        os._exit(1)
+    except typer.TyperException as error:
+        if not sys.argv[1:]:
+            return  # Without arguments the help has been shown.
+        _leave(f"{error.format_message().rstrip('.')}; see 'jaxloop --help', or --help after a command", 2)
     except Exception as error:
-        if debug:
+        if "--debug" in sys.argv:
             raise
+        if isinstance(error, InputError):
+            _leave(str(error), 2)
+        if isinstance(error, RunError):
+            _leave(str(error), 1)
         first_line = (str(error).splitlines() or [""])[0]
-        print(f"jaxloop: {type(error).__name__}: {first_line} (--debug shows where)", file=sys.stderr)
-        _leave(1)
+        _leave(f"{type(error).__name__}: {first_line} (--debug shows where)", 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from jaxloop.errors import InputError
 
@@ -253,7 +253,7 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     table = _read_toml(path)
     for override in overrides:
         _apply(table, override)
-    config = _validated(table, f"{path} with {' '.join(overrides)}" if overrides else str(path))
+    config = _validated(table, f"{source} with {' '.join(overrides)}" if overrides else source)
     loops(config)
     return config
 
@@ -273,17 +273,30 @@ def differences(old: str, new: str) -> list[str]:
     ]
 
 
-def describe() -> list[tuple[str, str, str, str]]:
-    """(setting, default, `knob` or `static`, meaning) for every setting."""
-    rows = [("seeds", "[0]", "knob", Config.model_fields["seeds"].description)]
+def describe() -> list[tuple[str, str, str, str, str]]:
+    """(setting, default, range, `knob` or `static`, meaning) for every setting."""
+    rows = [("seeds", "[0]", "each >= 0", "knob", Config.model_fields["seeds"].description)]
     for section, field in Config.model_fields.items():
         if section in ("seeds", "grid"):
             continue
         for key, setting in type(field.default).model_fields.items():
             name = f"{section}.{key}"
             default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
-            rows.append((name, default, "knob" if name in KNOBS else "static", setting.description))
+            kind = "knob" if name in KNOBS else "static"
+            rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
     return rows
+
+
+def _range_of(annotation) -> str:
+    """The values that a setting may have, in words."""
+    schema = TypeAdapter(annotation).json_schema()
+    schema = schema.get("anyOf", [schema])[0]
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if schema["type"] == "boolean":
+        return "true or false"
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in signs.items() if bound in schema)
 
 
 def _setting_names() -> list[str]:
@@ -374,7 +387,7 @@ def _validated(table: dict, where: str) -> Config:
             if fault["type"] == "extra_forbidden":
                 lines.append(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
             else:
-                message = fault["msg"].removeprefix("Value error, ")
+                message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
                 given = f" (got {fault['input']!r})" if name and not isinstance(fault["input"], dict) else ""
                 lines.append(f"{name}: {message}{given}" if name else message)
         raise InputError(f"{where}: {'; '.join(lines)}") from None

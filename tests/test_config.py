@@ -96,10 +96,11 @@ def test_describe_lists_every_setting():
     expected |= {f"{section}.{key}": value for section, keys in defaults.items() for key, value in keys.items()}
     rows = describe()
     assert sorted(row[0] for row in rows) == sorted(expected)
-    for name, default, kind, meaning in rows:
+    for name, default, allowed, kind, meaning in rows:
         assert (None if default == "unset" else tomllib.loads(f"x = {default}")["x"]) == expected[name]
         assert kind == ("knob" if name in (*KNOBS, "seeds") else "static")
         assert len(meaning) > 10
+        assert allowed
 
 
 def test_knobs_are_settings():

@@ -24,10 +24,18 @@ KEYS = ["text", "verdict", "reason", "depth", "tokens", "log_prob"]
 SYNTAX, UNFINISHED, EMPTY = "breaks the grammar", "ends before the expression is complete", "empty line"
 
 
-def checked(data, *overrides):
-    """What check_lines writes of these bytes, parsed; `quick` has the language of depths 1 to 3."""
+@pytest.fixture
+def preset(tmp_path_factory):
+    """A file of settings with the language of depths 1 to 3."""
+    path = tmp_path_factory.mktemp("settings") / "three.toml"
+    path.write_text("[language]\nmin_depth = 1\nmax_depth = 3\nonly_true = true\n")
+    return str(path)
+
+
+def checked(data, preset, *overrides):
+    """What check_lines writes of these bytes, parsed."""
     out = io.StringIO()
-    check_lines(io.BytesIO(data), "quick", list(overrides), out)
+    check_lines(io.BytesIO(data), preset, list(overrides), out)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
@@ -108,14 +116,14 @@ def test_keys_of_a_finding():
     assert judge_texts([], Language(1, 3)) == []
 
 
-def test_every_line_keeps_its_place(monkeypatch):
+def test_every_line_keeps_its_place(preset, monkeypatch):
     """Catches findings that change places between batches, widths and lines that could not be read."""
     monkeypatch.setattr(corpus, "_BATCH_LINES", 16)
     rows = Language(0, 4, False).draw(np.random.default_rng(0), 100, 64)
     texts = [decode(row) for row in rows]
     texts[::7] = [f"word {place}" for place in range(len(texts[::7]))]
     texts[3::7] = [text.rpartition(" ")[0] for text in texts[3::7]]
-    found = checked("\n".join(texts).encode())
+    found = checked("\n".join(texts).encode(), preset)
     assert [finding["text"] for finding in found] == texts
     ids = [[] if text.startswith("word") else encode(text) for text in texts]
     rows = rows_from_ids(ids, 64)
@@ -127,37 +135,37 @@ def test_every_line_keeps_its_place(monkeypatch):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_line_ends(end):
+def test_line_ends(end, preset):
     """Catches a carriage return that becomes part of the text, a lost last or empty line, and one line too many."""
     texts = ["( not False )", "", "( True and False )", "True"]
     data = end.join(text.encode() for text in texts)
     for ending in (b"", end):
-        found = checked(data + ending)
+        found = checked(data + ending, preset)
         assert [finding["text"] for finding in found] == texts
         assert [finding["verdict"] for finding in found] == ["true", "invalid", "false", "true"]
-    assert checked(data + end + end)[-1]["reason"] == EMPTY
-    assert checked(b"") == []
+    assert checked(data + end + end, preset)[-1]["reason"] == EMPTY
+    assert checked(b"", preset) == []
 
 
-def test_any_bytes_are_a_line():
+def test_any_bytes_are_a_line(preset):
     """Catches bytes that stop the command, or a line that breaks the output in two."""
     garbage = [b"\xff\xfe\x00", bytes(range(128, 256)), b"True\xff", b"\xef\xbb\xbfTrue", b"\0", "True\u2028".encode()]
     garbage.append(bytes(set(range(256)) - {10, 13}))
-    found = checked(b"\n".join([*garbage, b"True"]))
+    found = checked(b"\n".join([*garbage, b"True"]), preset)
     assert [finding["verdict"] for finding in found] == ["invalid"] * len(garbage) + ["true"]
     assert all(finding["reason"].startswith("unknown word") for finding in found[:-1])
     assert all(len(finding["reason"]) < 300 for finding in found[:-1])
 
 
-def test_overrides_choose_the_language():
+def test_overrides_choose_the_language(preset):
     """Catches a log_prob of another language than the one asked for."""
     line = b"( not ( not ( not ( not True ) ) ) )"
     expected = Language(1, 5).log_prob(rows_from_ids([encode(line.decode())], 32))[0]
-    large = ["language.max_depth=5", "model.context_tokens=126", "train.row_tokens=126"]
-    assert checked(line)[0]["log_prob"] is None
-    assert checked(line, *large)[0]["log_prob"] == expected
-    assert checked(b"( True and False )", "language.only_true=false")[0]["log_prob"] == pytest.approx(math.log(1 / 75))
-    assert checked(b"True", "language.min_depth=0")[0]["log_prob"] == pytest.approx(math.log(2 / 5))
+    assert checked(line, preset)[0]["log_prob"] is None
+    assert checked(line, preset, "language.max_depth=5")[0]["log_prob"] == expected
+    (false,) = checked(b"( True and False )", preset, "language.only_true=false")
+    assert false["log_prob"] == pytest.approx(math.log(1 / 75), abs=1e-12)
+    assert checked(b"True", preset, "language.min_depth=0")[0]["log_prob"] == pytest.approx(math.log(2 / 5), abs=1e-12)
 
 
 def test_very_long_and_very_deep_lines():
@@ -267,9 +275,9 @@ def test_output_that_cannot_be_written_is_not_blamed_on_the_input(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def described(seed, *overrides):
+def described(preset, seed, *overrides):
     out = io.StringIO()
-    describe_language(load("quick", overrides), seed, out)
+    describe_language(load(preset, overrides), seed, out)
     facts, draws = out.getvalue().split("\nten draws\n")
     return {line[:24].strip(): line[25:] for line in facts.splitlines()}, draws.splitlines()
 
@@ -283,9 +291,9 @@ def mean_length(min_depth, max_depth, depth=0):
     return operators / 3 if depth < min_depth else (operators + 2) / 5
 
 
-def test_facts_of_a_language():
+def test_facts_of_a_language(preset):
     """Catches a fact of another language, and draws that do not come from the one described."""
-    facts, draws = described(0)
+    facts, draws = described(preset, 0)
     language = Language(1, 3)
     assert facts["depths"] == "1 to 3, true only"
     assert facts["expressions"] == "182,710"
@@ -303,37 +311,37 @@ def test_facts_of_a_language():
     assert np.isfinite(language.log_prob(rows_from_ids(map(encode, draws), 30))).all()
 
 
-def test_draws_shown_follow_from_the_seed():
+def test_draws_shown_follow_from_the_seed(preset):
     """Catches a seed that is ignored, and draws that differ from call to call."""
-    assert described(1) == described(1)
-    assert described(1)[1] != described(2)[1]
+    assert described(preset, 1) == described(preset, 1)
+    assert described(preset, 1)[1] != described(preset, 2)[1]
 
 
-def test_language_of_false_and_true():
+def test_language_of_false_and_true(preset):
     """Catches settings of the language that do not reach the description."""
-    facts, draws = described(0, "language.only_true=false", "language.min_depth=3")
+    facts, draws = described(preset, 0, "language.only_true=false", "language.min_depth=3")
     assert facts["depths"] == "3 to 3, true and false"
     assert facts["depth of 10,000 draws"] == "3: 1.000"
     assert float(facts["entropy"].split()[0]) == pytest.approx(Language(3, 3, False).entropy_nats, abs=1e-4)
     assert set(np.asarray(judge_jitted(rows_from_ids(map(encode, draws), 30)).verdict_N).tolist()) == {1, 2}
 
 
-def test_check_end_to_end(tmp_path):
+def test_check_end_to_end(preset, tmp_path):
     """Catches a command that differs from its function, stops at garbage, or runs what it reads."""
     lines = [b"( not False )", b"__import__('os').system('touch ran')", b"\xff\x00\xfe", b"", b"( True and", b"True"]
-    code, out, err = run_jaxloop("check", "-", "--preset", "quick", given=b"\r\n".join(lines), folder=tmp_path)
+    code, out, err = run_jaxloop("check", "-", "--preset", preset, given=b"\r\n".join(lines), folder=tmp_path)
     assert (code, err) == (0, "")
     found = [json.loads(line) for line in out.splitlines()]
-    assert found == checked(b"\n".join(lines))
+    assert found == checked(b"\n".join(lines), preset)
     assert [finding["verdict"] for finding in found] == ["true", *["invalid"] * 4, "true"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_language_end_to_end(tmp_path):
+def test_language_end_to_end(preset, tmp_path):
     """Catches a command that differs from its function."""
-    code, out, err = run_jaxloop("language", "quick", "--seed", "1", folder=tmp_path)
+    code, out, err = run_jaxloop("language", preset, "--seed", "1", folder=tmp_path)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-10:] == described(1)[1]
+    assert out.splitlines()[-10:] == described(preset, 1)[1]
 
 
 @pytest.mark.parametrize(

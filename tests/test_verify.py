@@ -152,8 +152,9 @@ def test_rows_cut_off_by_the_context(width):
 
 def test_nothing_after_the_first_eos_is_read():
     """Catches a verdict or depth that depends on what a model wrote after its `<eos>`."""
-    rows = np.concatenate([drawn(3, 2000), drawn(3, 2000)])
-    rows[2000:, 2] = 5
+    rows = np.concatenate([drawn(3, 2000)] * 3)
+    rows[2000:4000, 2] = 5
+    rows[4000:, 4] = EOS
     after = np.cumsum(rows == EOS, axis=1) > 1
     noise = np.random.default_rng(3).integers(0, 256, rows.shape, np.uint8)
     for left, right in zip(judge_jitted(rows), judge_jitted(np.where(after, noise, rows)), strict=True):
