@@ -1,10 +1,12 @@
 """The command `jaxloop`."""
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -78,11 +80,17 @@ def run(
     from jaxloop.runner import run as run_config
 
     folder = out or Path("runs") / Path(source).stem
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_requested = _on_stop_signals()
+    if not debug:
+        # Orbax logs whole tracebacks of what is reported here in one line.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     console = Console()
     command = shlex.join(["jaxloop", *sys.argv[1:]])
-    with RunDisplay(folder.name, config.cycle.generations, console) as display:
-        figure = run_config(config, folder, command, display, overwrite)
+    try:
+        with RunDisplay(folder.name, config.cycle.generations, console) as display:
+            figure = run_config(config, folder, command, display, overwrite, stop_requested)
+    except KeyboardInterrupt:
+        _leave("stopped; what was finished is kept, and the same command goes on from there", 130)
     print(f"results: {folder}")
     print(f"figure:  {figure}")
 
@@ -150,6 +158,23 @@ def settings(debug: Debug = False) -> None:
         print(f"{name:31s} {default:17s} {kind:6s} {meaning} ({allowed})")
 
 
+def _on_stop_signals() -> Callable[[], bool]:
+    """Tells whether Ctrl-C or SIGTERM has come, so that the run stops where nothing is half written.
+
+    A second one stops it at once.
+    """
+    received = []
+
+    def receive(number, frame) -> None:
+        if received:
+            signal.default_int_handler(number, frame)
+        received.append(number)
+
+    signal.signal(signal.SIGINT, receive)
+    signal.signal(signal.SIGTERM, receive)
+    return lambda: bool(received)
+
+
 def _leave(message: str, code: int) -> None:
     """End at once with one line on standard error: devices may still be computing what nobody waits for any more."""
     with contextlib.suppress(OSError):
@@ -163,8 +188,6 @@ def main() -> None:
     """Run the command; every error is one line on standard error, and a traceback only with --debug."""
     try:
         sys.exit(app(standalone_mode=False))
-    except KeyboardInterrupt:
-        _leave("stopped; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:
         os._exit(1)
     except typer.TyperException as error:

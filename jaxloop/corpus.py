@@ -34,16 +34,18 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
     Raises:
       InputError: it cannot be read.
     """
-    try:
-        if file == "-":
-            yield sys.stdin.buffer
-        else:
-            with Path(file).open("rb") as lines:
-                yield lines
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    if file == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; name a file")
+        yield sys.stdin.buffer
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            lines = stack.enter_context(Path(file).open("rb"))
+            lines.peek()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        yield lines
 
 
 def check_lines(lines: Iterable[bytes], preset: str, overrides: list[str], out: TextIO) -> None:
@@ -64,7 +66,7 @@ def judge_texts(texts: list[str], language) -> list[dict]:
         try:
             ids = encode(text)
         except ValueError as error:
-            tokens = len(text.split())
+            tokens = len(text.encode("utf-8", "replace").split())
             found[place] = _finding(text, "invalid", str(error), None, tokens, None)
         else:
             # Powers of two, so that few shapes are compiled; always room for `<eos>`.
@@ -115,7 +117,7 @@ def describe_language(config: Config, seed: int, out: TextIO) -> None:
             "depths",
             f"{language.min_depth} to {language.max_depth}, {'true only' if language.only_true else 'true and false'}",
         ),
-        ("expressions", f"{count:,}" if count < 10**12 else f"about 10^{int(math.log10(count))}"),
+        ("expressions", f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"),
         ("probability of true", f"{language.true_probability:g}"),
         ("entropy", f"{language.entropy_nats:.4f} nats per expression"),
         ("longest", f"{language.longest_tokens} tokens"),

@@ -60,6 +60,14 @@ class Language:
         """Length of the longest expression: a full tree of and/or, `<eos>` not counted."""
         return 4 * 2**self.max_depth - 3
 
+    def _width(self, width: int | None) -> int:
+        """The width of rows that was asked for, if they can hold every expression and its `<eos>`."""
+        if width is None:
+            return self.longest_tokens + 1
+        if width <= self.longest_tokens:
+            raise ValueError(f"rows of {width} tokens cannot hold {self.longest_tokens} tokens and <eos>")
+        return width
+
     @cached_property
     def expression_count(self) -> int:
         """Number of different expressions, true and false ones, as an exact integer."""
@@ -122,9 +130,7 @@ class Language:
         Returns:
           tokens_NxT: (N, T) uint8.
         """
-        width = width or self.longest_tokens + 1
-        if width <= self.longest_tokens:
-            raise ValueError(f"rows of {width} tokens cannot hold {self.longest_tokens} tokens and <eos>")
+        width = self._width(width)
         kept_share = self.true_probability if self.only_true else 1.0
         blocks, missing = [np.empty((0, width), np.uint8)], rows
         while missing > 0:
@@ -238,12 +244,12 @@ class Language:
         """
         if self.expression_count > ENUMERATION_LIMIT:
             count = self.expression_count
-            shown = f"{count:,}" if count < 10**15 else f"about 10^{math.floor(math.log10(count))}"
+            shown = f"{count:,}" if count < 10**15 else f"about 10^{math.log10(count):.0f}"
             raise InputError(
                 f"the language with min_depth {self.min_depth} and max_depth {self.max_depth} has {shown} expressions; "
                 f"at most {ENUMERATION_LIMIT:,} are enumerated (max_depth 3 has 182,710)"
             )
-        width = width or self.longest_tokens + 1
+        width = self._width(width)
         opened, closed = bytes([OPEN]), bytes([CLOSE])
         below = [bytes([leaf]) for leaf in _LEAVES]
         for depth in reversed(range(self.max_depth)):

@@ -153,14 +153,15 @@ class TransformerLearner:
 
         Args:
           started: what `start` gave.
-          watch: called again and again while waiting, with the share of the training steps done.
+          watch: called at least once, and again and again while waiting, with the share of the training steps done.
 
         Returns:
           An Outcome for each loop, seconds of training, and seconds of sampling.
         """
-        while not started.result.done():
+        done = False
+        while not done:
             watch(max(started.steps_done, default=0) / self._config.train.steps)
-            wait([started.result], timeout=0.1)
+            done = bool(wait([started.result], timeout=0.1).done)
         finished = started.result.result()
         outcomes = [
             Outcome(

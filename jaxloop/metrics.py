@@ -4,6 +4,7 @@ Legend: N rows, T tokens a row, U different rows.
 """
 
 import math
+import sys
 from collections import Counter
 
 import jax
@@ -12,6 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from jaxloop.cycles import KINDS, Rows
+from jaxloop.errors import InputError
 from jaxloop.population import measuring_device
 from jaxloop.verify import EMPTY, INVALID, SYNTAX, TRUE_VERDICT, UNFINISHED, VERDICTS, Judgement, judge_jitted
 from jaxloop.vocabulary import decode, lengths, unique_rows
@@ -74,12 +76,14 @@ def diversity(tokens_NxT: np.ndarray) -> float:
 
 def corpus_diversity(lines: list[list[bytes]]) -> tuple[float, float]:
     """(diversity, unique share) of any corpus, a list of words a line."""
-    symbols = {}
+    symbols: dict[bytes, str] = {}
 
     def symbol(word: bytes) -> str:
-        # Surrogates are no characters; a corpus has fewer words than there are code points.
-        code = symbols.setdefault(word, len(symbols))
-        return chr(code if code < 0xD800 else code + 0x800)
+        if word not in symbols:
+            if len(symbols) > sys.maxunicode:
+                raise InputError(f"the corpus has more than {sys.maxunicode + 1:,} different words")
+            symbols[word] = chr(len(symbols))
+        return symbols[word]
 
     counts = Counter("".join(map(symbol, words)) for words in lines)
     if not lines:

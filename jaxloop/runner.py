@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -84,7 +85,14 @@ def tables_of(record: Record, judgement: metrics.Judgement, source_entropy_nats:
     }
 
 
-def run(config: Config, path: Path, command: str, display: Display, overwrite: bool = False) -> Path:
+def run(
+    config: Config,
+    path: Path,
+    command: str,
+    display: Display,
+    overwrite: bool = False,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Path:
     """Run every loop of a config, or what is left of it, and draw the figure.
 
     Args:
@@ -93,6 +101,7 @@ def run(config: Config, path: Path, command: str, display: Display, overwrite: b
       command: how this was called, for the manifest.
       display: is told of the progress.
       overwrite: start anew where the folder holds a run.
+      stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
 
     Returns:
       The path of the figure.
@@ -100,6 +109,7 @@ def run(config: Config, path: Path, command: str, display: Display, overwrite: b
     Raises:
       InputError: the folder cannot be used.
       RunError: the run broke off; all that was measured is in the folder, and the figure shows it.
+      KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
     folder = RunFolder(path, config, command, overwrite)
@@ -115,11 +125,16 @@ def run(config: Config, path: Path, command: str, display: Display, overwrite: b
         folder.save(record.loop, record.state, judgement, record.outcome.parameters, tables)
         display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
+    def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
+        if stop_requested():
+            raise KeyboardInterrupt
+        display.watch(computed, generation, trained_share)
+
     try:
         if any(loop.index not in states or not is_complete(states[loop.index], config) for loop in all_loops):
             source = LanguageSource(language, config.model.context_tokens)
             learner = TransformerLearner(config, len(all_loops))
-            run_loops(all_loops, states, source, learner, keep, display.watch)
+            run_loops(all_loops, states, source, learner, keep, watch)
     except BaseException:
         with contextlib.suppress(OSError):
             close(folder, config)

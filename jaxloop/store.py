@@ -15,6 +15,7 @@ is written last.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -230,7 +231,8 @@ class RunFolder:
             with ocp.PyTreeCheckpointer() as checkpointer:
                 checkpointer.save(checkpoint.absolute(), tree, force=True)
         except ValueError as error:  # How TensorStore reports what the disk refuses.
-            raise OSError(str(error).splitlines()[0][:200]) from None
+            full = os.strerror(errno.ENOSPC)
+            raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
         write_whole(seal, _digest(checkpoint).encode())
         for old_seal in folder.glob("*.sha256"):
             if int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:

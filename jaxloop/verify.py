@@ -143,7 +143,8 @@ def to_sympy(text: str, leaves: tuple | None = None):
     import sympy
 
     ids = encode(text)
-    row_T = jnp.asarray([*ids, EOS], jnp.uint8)
+    # Widths in powers of two, so that few shapes are compiled.
+    row_T = jnp.full(1 << len(ids).bit_length(), EOS, jnp.uint8).at[: len(ids)].set(jnp.asarray(ids, jnp.uint8))
     fault = int(judge_jitted(row_T[None]).fault_N[0])
     if fault != NO_FAULT:
         raise ValueError(f"not an expression of the grammar ({FAULTS[fault]}): {text!r}")

@@ -1,0 +1,123 @@
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import SETTINGS, results
+
+JAXLOOP = [str(Path(sys.executable).with_name("jaxloop"))]
+LONGER = [*SETTINGS, "cycle.generations=40"]
+
+
+def call(*arguments: str, cwd: Path | None = None, text: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*JAXLOOP, *arguments], capture_output=True, text=True, input=text, cwd=cwd, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "quik"], "did you mean 'quick'"),
+        (["run", "quick", "train.stpes=5"], "did you mean 'train.steps'"),
+        (["run", "quick", "train.steps=0"], "train.steps"),
+        (["run", "quick", "cycle.fresh_share=1.5"], "cycle.fresh_share"),
+        (["run", "quick", "model.context_tokens=10"], "model.context_tokens"),
+        (["run", "quick", "grid.model.width=[8,16]"], "model.width is static"),
+        (["run", "no/such/file.toml"], "no such file"),
+        (["run", "quick", "--out", "/dev/null"], "is a file"),
+        (["run", "quick", "--out", "/dev/null/below"], "/dev/null/below"),
+        (["run"], "Missing argument"),
+        (["run", "quick", "--fast"], "No such option"),
+        (["walk"], "No such command"),
+        (["check", "no-such-file"], "no-such-file"),
+        (["check", "-", "--preset", "nothing"], "no preset named 'nothing'"),
+        (["diversity", "-"], "at least two lines"),
+        (["language", "quick", "--seed", "-1"], "--seed"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, arguments, said):
+    """A traceback, a silent success or a message that does not name the fault leaves the user alone with it."""
+    result = call(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("jaxloop: ") and result.stderr.count("\n") == 1
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    """Without it nobody could find an error of our own."""
+    assert "Traceback" in call("run", "quik", "--debug", cwd=tmp_path).stderr
+
+
+def test_help_presets_settings_and_version():
+    """Each answers without importing JAX, and names what there is."""
+    assert "run" in call("--help").stdout
+    assert call().stdout.startswith(call("--help").stdout[:200])
+    assert "section.key=value" in call("run", "--help").stdout
+    for name in ("quick", "compact", "paper", "paper_large"):
+        assert name in call("presets").stdout
+    assert "sample.temperature" in call("settings").stdout
+    assert call("--version").stdout.startswith("jaxloop ")
+    imports = "import sys; import jaxloop.cli; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True).stdout == "False\n"
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*JAXLOOP, "run", "quick", *LONGER, "--out", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    process = start(folder)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and errors == ""
+    assert output.splitlines()[-1] == f"figure:  {folder / 'figures' / 'overview.png'}"
+    assert len(output.splitlines()) == 82
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_signal_ends_cleanly(undisturbed, tmp_path, number):
+    """A traceback, lost generations or a hanging process after Ctrl-C or the end of a machine's lease."""
+    process = start(tmp_path / "run")
+    wait_for(tmp_path / "run" / "metrics.csv", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == "jaxloop: stopped; what was finished is kept, and the same command goes on from there\n"
+    assert (tmp_path / "run" / "figures" / "overview.png").exists()
+    output, _ = start(tmp_path / "run").communicate(timeout=300)
+    assert output.startswith("going on from ")
+    assert results(tmp_path / "run") == results(undisturbed)
+
+
+def test_kills_at_random_moments_change_no_bit(undisturbed, tmp_path):
+    """A file written in place, a row before its samples or a checkpoint before its row shows after a kill."""
+    chance = random.Random(0)
+    for _ in range(4):
+        process = start(tmp_path / "run")
+        wait_for(tmp_path / "run" / "metrics.csv", process)
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+    process = start(tmp_path / "run")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and errors == ""
+    assert results(tmp_path / "run") == results(undisturbed)
