@@ -28,26 +28,23 @@ def use_all_cores() -> None:
 
 
 def measuring_device() -> jax.Device:
-    """The CPU device that loops are not computed on."""
-    return jax.local_devices(backend="cpu")[-1]
-
-
-def computing_devices() -> list[jax.Device]:
-    """The devices that loops are computed on."""
-    devices = jax.devices()
-    return devices[:-1] if jax.default_backend() == "cpu" and len(devices) > 2 else devices
+    """The device of what the host measures: a CPU device that loops are not computed on, where there is one."""
+    try:
+        return jax.local_devices(backend="cpu")[-1]
+    except RuntimeError:  # JAX was told to use accelerators only.
+        return jax.local_devices()[-1]
 
 
 class Placement:
     """Places for loops: some on each device, filled in order, those left over inactive."""
 
     def __init__(self, settings: PopulationSettings, loop_count: int):
-        devices = computing_devices()
-        if jax.default_backend() != "cpu":
-            devices = devices[: max(loop_count, 1)]
-        self.per_device = settings.loops_per_device or (
-            1 if jax.default_backend() == "cpu" else -(-loop_count // len(devices))
-        )
+        devices, on_cpu = jax.devices(), jax.default_backend() == "cpu"
+        if on_cpu and len(devices) > 2:
+            devices = devices[:-1]
+        # No more devices than loops, but two on a CPU, for the reason given in `use_all_cores`.
+        devices = devices[: max(loop_count, 2 if on_cpu else 1)]
+        self.per_device = settings.loops_per_device or (1 if on_cpu else -(-loop_count // len(devices)))
         self.mesh = Mesh(np.array(devices), ("loops",))
         self.places = len(devices) * self.per_device
         self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))

@@ -1,5 +1,8 @@
 import csv
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -73,6 +76,28 @@ def test_a_loop_alone_equals_the_same_loop_as_one_of_several(undisturbed, tmp_pa
     for one, other in zip(alone, ours, strict=True):
         assert {**one, "loop": None} == {**other, "loop": None}
     assert len({row["held_out_nats"] for row in many if row["generation"] == "0"}) == 3, "seeds must differ"
+
+
+def test_loops_mapped_together_on_a_device_agree_with_loops_apart(undisturbed, tmp_path):
+    """How accelerators compute loops: a mapped axis that mixes members up shows long before rounding does."""
+    run_tiny(tmp_path / "mapped", "population.loops_per_device=3", "seeds=[5,0,3]")
+    mapped = [row for row in read(tmp_path / "mapped") if row["seed"] == "0" and row["generation"] == "0"]
+    alone = [row for row in read(undisturbed) if row["generation"] == "0"]
+    for one, other in zip(alone, mapped, strict=True):
+        assert float(other["held_out_nats"]) == pytest.approx(float(one["held_out_nats"]), rel=1e-3)
+        assert float(other["validation_nats"]) == pytest.approx(float(one["validation_nats"]), rel=1e-3)
+        assert other["training_diversity"] == one["training_diversity"]
+
+
+def test_the_number_of_devices_changes_no_bit(undisturbed, tmp_path):
+    """A program that depends on how many cores there are gives other results on every machine."""
+    code = (
+        "import jax, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from jaxloop import runner; import tiny;"
+        "runner.use_all_cores = lambda: jax.config.update('jax_num_cpu_devices', 7); tiny.run_tiny(Path(sys.argv[2]))"
+    )
+    here = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, here, str(tmp_path / "seven")], check=True, timeout=300)
+    assert results(tmp_path / "seven") == results(undisturbed)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
