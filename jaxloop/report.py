@@ -62,6 +62,8 @@ def draw_overview(metrics: pd.DataFrame, axes: list[str], path: Path) -> Path:
     figure = Figure(figsize=(max(7.0, 3.2 * columns), 2.3 * panel_rows + 3.8), layout="constrained")
     grid = figure.add_gridspec(panel_rows + 1, columns, height_ratios=[2.3] * panel_rows + [3.5])
     last_generation = int(metrics["generation"].max())
+    # Where nearly all samples are true, the axis begins higher, or the rise could not be seen.
+    lowest_share = 0.8 if metrics["true_share"].min() > 0.85 else 0
     for place, (label, rows) in enumerate(cells):
         panel = figure.add_subplot(grid[place // columns, place % columns])
         means = rows.groupby("generation")[list(_SHARES)].mean()
@@ -71,7 +73,7 @@ def draw_overview(metrics: pd.DataFrame, axes: list[str], path: Path) -> Path:
             colors=[colour for _, colour in _SHARES.values()],
             labels=[name for name, _ in _SHARES.values()],
         )
-        panel.set(xlim=(0, max(last_generation, 1)), ylim=(0, 1), title=label)
+        panel.set(xlim=(0, max(last_generation, 1)), ylim=(lowest_share, 1), title=label)
         panel.title.set_fontsize("medium")
         panel.xaxis.get_major_locator().set_params(integer=True)
         if place % columns == 0:

@@ -91,12 +91,18 @@ def test_loops_mapped_together_on_a_device_agree_with_loops_apart(undisturbed, t
 
 def test_the_number_of_devices_changes_no_bit(undisturbed, tmp_path):
     """A program that depends on how many cores there are gives other results on every machine."""
-    code = (
-        "import jax, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from jaxloop import runner; import tiny;"
-        "runner.use_all_cores = lambda: jax.config.update('jax_num_cpu_devices', 7); tiny.run_tiny(Path(sys.argv[2]))"
+    script = tmp_path / "seven_devices.py"
+    script.write_text(
+        "import sys, jax\n"
+        "from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import tiny\n"
+        "from jaxloop import runner\n"
+        "runner.use_all_cores = lambda: jax.config.update('jax_num_cpu_devices', 7)\n"
+        "tiny.run_tiny(Path(sys.argv[2]))\n"
     )
     here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", code, here, str(tmp_path / "seven")], check=True, timeout=300)
+    subprocess.run([sys.executable, str(script), here, str(tmp_path / "seven")], check=True, timeout=300)
     assert results(tmp_path / "seven") == results(undisturbed)
 
 
