@@ -100,7 +100,10 @@ def draw_overview(metrics: pd.DataFrame, axes: list[str], path: Path) -> Path:
         ylim=(0, None),
     )
     panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.legend(fontsize="small", loc="lower left")
+    if len(cells) <= 4:
+        panel.legend(fontsize="small", loc="lower left")
+    else:
+        panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png", dpi=150)
