@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +29,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[section.key=value ...]", help="Settings that differ; `jaxloop settings` lists them all."),
 ]
+_STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 TextFile = Annotated[
     str, typer.Argument(metavar="FILE|-", help="A text file with an expression a line, or - for standard input.")
@@ -55,9 +57,12 @@ def _options(
 
 @app.command()
 def run(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset (`jaxloop presets`) or a TOML file.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/PRESET")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; by default runs/ with the preset's or the file's name.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -80,17 +85,18 @@ def run(
     from jaxloop.runner import run as run_config
 
     folder = out or Path("runs") / Path(source).stem
-    stop_requested = _on_stop_signals()
+    stop = context.obj
+    stop.graceful = True
     if not debug:
         # Orbax logs whole tracebacks of what is reported here in one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     console = Console()
     command = shlex.join(["jaxloop", *sys.argv[1:]])
     try:
-        with RunDisplay(folder.name, config.cycle.generations, console) as display:
-            figure = run_config(config, folder, command, display, overwrite, stop_requested)
+        with RunDisplay(folder.resolve().name, config.cycle.generations, console) as display:
+            figure = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
     except KeyboardInterrupt:
-        _leave("stopped; what was finished is kept, and the same command goes on from there", 130)
+        _leave(_STOPPED, 130)
     print(f"results: {folder}")
     print(f"figure:  {figure}")
 
@@ -158,36 +164,40 @@ def settings(debug: Debug = False) -> None:
         print(f"{name:31s} {default:17s} {kind:6s} {meaning} ({allowed})")
 
 
-def _on_stop_signals() -> Callable[[], bool]:
-    """Tells whether Ctrl-C or SIGTERM has come, so that the run stops where nothing is half written.
+class _Stop:
+    """What Ctrl-C and SIGTERM do: end at once, or, while a run asks for grace, only tell it that they came."""
 
-    A second one stops it at once.
-    """
-    received = []
+    def __init__(self):
+        self.graceful = self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
-    def receive(number, frame) -> None:
-        if received:
-            signal.default_int_handler(number, frame)
-        received.append(number)
-
-    signal.signal(signal.SIGINT, receive)
-    signal.signal(signal.SIGTERM, receive)
-    return lambda: bool(received)
+    def _receive(self, number, frame) -> None:
+        if not self.graceful or self.requested:
+            _leave(_STOPPED, 130)
+        self.requested = True
 
 
 def _leave(message: str, code: int) -> None:
     """End at once with one line on standard error: devices may still be computing what nobody waits for any more."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         sys.stdout.flush()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         print(f"jaxloop: {message}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
 def main() -> None:
     """Run the command; every error is one line on standard error, and a traceback only with --debug."""
+    stop = _Stop()
+    if "--debug" not in sys.argv:
+        # Threads of libraries print tracebacks of what is reported here in one line.
+        sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
+    if sys.stdout is None or sys.stderr is None:
+        _leave("standard output or standard error is closed", 1)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, obj=stop))
     except BrokenPipeError:
         os._exit(1)
     except typer.TyperException as error:

@@ -26,7 +26,7 @@ KNOBS = (
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
 
 
 class _Section(BaseModel):
@@ -264,18 +264,18 @@ def dump(config: Config) -> str:
 
 
 def differences(old: str, new: str) -> list[str]:
-    """How two configs in TOML differ, one `section.key: old -> new` each; empty if they are the same."""
+    """How two configs in TOML differ in what decides results, one `section.key: old -> new` each."""
     tables = [_flat(tomllib.loads(text)) for text in (old, new)]
     return [
         f"{key}: {tables[0].get(key, 'unset')} -> {tables[1].get(key, 'unset')}"
         for key in sorted(tables[0].keys() | tables[1].keys())
-        if tables[0].get(key) != tables[1].get(key)
+        if tables[0].get(key) != tables[1].get(key) and not key.startswith("population.")
     ]
 
 
 def describe() -> list[tuple[str, str, str, str, str]]:
     """(setting, default, range, `knob` or `static`, meaning) for every setting."""
-    rows = [("seeds", "[0]", "each >= 0", "knob", Config.model_fields["seeds"].description)]
+    rows = [("seeds", "[0]", "each >= 0", "static", Config.model_fields["seeds"].description)]
     for section, field in Config.model_fields.items():
         if section in ("seeds", "grid"):
             continue
@@ -325,7 +325,7 @@ def _parse_toml(text: str) -> dict:
 
 def _read_toml(path: Path) -> dict:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -378,6 +378,9 @@ def _apply(table: dict, override: str) -> None:
 
 
 def _validated(table: dict, where: str) -> Config:
+    if isinstance(table.get("grid"), dict):
+        # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
+        table = {**table, "grid": _flat(table["grid"])}
     try:
         return Config.model_validate(table)
     except ValidationError as error:

@@ -14,8 +14,8 @@ import numpy as np
 from jaxloop.config import Config, load
 from jaxloop.errors import InputError
 from jaxloop.keys import Purpose, host_generator
+from jaxloop.language import language_of
 from jaxloop.metrics import corpus_diversity, verdicts
-from jaxloop.runner import language_of
 from jaxloop.verify import FAULTS, INVALID, VERDICTS
 from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids
 
@@ -50,9 +50,11 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
 
 def check_lines(lines: Iterable[bytes], preset: str, overrides: list[str], out: TextIO) -> None:
     """Judge every line and write one JSON object for each."""
-    language = language_of(load(preset, overrides))
+    language = language_of(load(preset, overrides).language)
     lines = iter(lines)
-    while batch := list(itertools.islice(lines, _BATCH_LINES)):
+    # Someone who types wants each answer at once.
+    batch_lines = 1 if sys.stdin is not None and sys.stdin.isatty() else _BATCH_LINES
+    while batch := list(itertools.islice(lines, batch_lines)):
         for found in judge_texts([line.rstrip(b"\r\n").decode("utf-8", "replace") for line in batch], language):
             out.write(json.dumps(found) + "\n")
         out.flush()
@@ -107,17 +109,16 @@ def describe_diversity(lines: Iterable[bytes], out: TextIO) -> None:
 
 def describe_language(config: Config, seed: int, out: TextIO) -> None:
     """Write what is known of a language, exactly where it can be, and ten draws."""
-    language = language_of(config)
+    language = language_of(config.language)
     rows = 10_000
     tokens_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), rows)
     length_N, depth_N = lengths(tokens_NxT), verdicts(tokens_NxT).depth_N
-    count = language.expression_count
     facts = [
         (
             "depths",
             f"{language.min_depth} to {language.max_depth}, {'true only' if language.only_true else 'true and false'}",
         ),
-        ("expressions", f"{count:,}" if count < 10**12 else f"about 10^{math.log10(count):.0f}"),
+        ("expressions", f"{language.expression_count_text}, half of them true"),
         ("probability of true", f"{language.true_probability:g}"),
         ("entropy", f"{language.entropy_nats:.4f} nats per expression"),
         ("longest", f"{language.longest_tokens} tokens"),

@@ -3,6 +3,7 @@
 import time
 from datetime import timedelta
 
+import pandas as pd
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from jaxloop.config import Loop
 from jaxloop.loop import State
-from jaxloop.report import as_frame, cell_label
+from jaxloop.report import cell_label
 
 _REDRAW_SECONDS = 0.5
 
@@ -21,9 +22,13 @@ class RunDisplay:
     def __init__(self, name: str, generations: int, console: Console):
         self._name, self._generations, self._console = name, generations, console
         self._bar = Progress(
-            TextColumn(name), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"), console=console,
-        )  # fmt: skip
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
         self._task = None
         self._live = None
         self._newest: dict[int, dict] = {}
@@ -39,12 +44,11 @@ class RunDisplay:
             self._live.update(self._content(), refresh=True)
             self._live.stop()
 
-    def begin(self, loops: list[Loop], states: dict[int, State], rows: list[dict]) -> None:
+    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
         """Show where every loop stands."""
         self._labels = {loop.index: cell_label(loop.axes) for loop in loops}
-        if rows:
-            for row in as_frame(rows).to_dict("records"):
-                self._newest[int(row["loop"])] = row
+        for row in metrics.to_dict("records"):
+            self._newest[int(row["loop"])] = row
         self._done = self._done_at_begin = float(sum(state.generation + 1 for state in states.values()))
         self._task = self._bar.add_task(self._name, total=len(loops) * self._generations, completed=self._done, left="")
         if states:
@@ -74,8 +78,8 @@ class RunDisplay:
         )
 
     def warn(self, message: str) -> None:
-        """Print a warning above the table."""
-        self._console.print(f"jaxloop: {message}", soft_wrap=True, highlight=False, markup=False)
+        """Print a warning."""
+        Console(stderr=True).print(f"jaxloop: {message}", soft_wrap=True, highlight=False, markup=False)
 
     def _left(self, done: float) -> str:
         total, made = self._bar.tasks[0].total, done - self._done_at_begin

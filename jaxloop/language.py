@@ -22,6 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
+from jaxloop.config import LanguageSettings
 from jaxloop.errors import InputError
 from jaxloop.verify import INVALID, TRUE_VERDICT, judge_jitted
 from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, lengths
@@ -35,6 +36,11 @@ _ARITY = {NOT: 1, AND: 2, OR: 2, TRUE: 0, FALSE: 0}
 
 def _entropy(probabilities: list[float]) -> float:
     return -math.fsum(p * math.log(p) for p in probabilities if p > 0)
+
+
+def language_of(settings: LanguageSettings) -> "Language":
+    """The language of these settings."""
+    return Language(settings.min_depth, settings.max_depth, settings.only_true)
 
 
 class Language:
@@ -107,6 +113,12 @@ class Language:
             )
             value = new_value
         return value, entropy, free_entropy
+
+    @property
+    def expression_count_text(self) -> str:
+        """The same for a reader: in full where that can be read."""
+        count = self.expression_count
+        return f"{count:,}" if count < 10**15 else f"about 10^{math.log10(count):.0f}"
 
     @property
     def true_probability(self) -> float:
@@ -243,10 +255,9 @@ class Language:
           InputError: there are more than ENUMERATION_LIMIT of them; says how many.
         """
         if self.expression_count > ENUMERATION_LIMIT:
-            count = self.expression_count
-            shown = f"{count:,}" if count < 10**15 else f"about 10^{math.log10(count):.0f}"
             raise InputError(
-                f"the language with min_depth {self.min_depth} and max_depth {self.max_depth} has {shown} expressions; "
+                f"the language with min_depth {self.min_depth} and max_depth {self.max_depth} has "
+                f"{self.expression_count_text} expressions; "
                 f"at most {ENUMERATION_LIMIT:,} are enumerated (max_depth 3 has 182,710)"
             )
         width = self._width(width)

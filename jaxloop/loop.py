@@ -114,9 +114,9 @@ def run_loops(
         keep_finished()
         raise
     if diverged:
-        loop, generation = diverged[0]
-        others = f", and in {len(diverged) - 1} other loops" if len(diverged) > 1 else ""
+        where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
+        rate = diverged[0][0].config.train.learning_rate
         raise RunError(
-            f"training diverged: the loss became not a number in loop {loop.index}, generation {generation}{others}; "
-            f"lower train.learning_rate (now {loop.config.train.learning_rate:g}); all that was measured is kept"
+            f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
+            f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
         )

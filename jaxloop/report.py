@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from jaxloop.errors import InputError
+
 _SHARES = {
     "true_share": ("true", "#0072B2"),
     "false_share": ("false", "#E69F00"),
@@ -15,12 +17,23 @@ _SHARES = {
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 _MOST_COLUMNS = 4
+_NEEDED = ("loop", "seed", "generation", *_SHARES, "diversity", "unique_share", "training_diversity")
 
 
 def as_frame(rows: list[dict[str, str]]) -> pd.DataFrame:
-    """The rows of metrics.csv as a table of numbers."""
-    frame = pd.DataFrame(rows)
-    return frame.apply(pd.to_numeric)
+    """The rows of metrics.csv as a table of numbers.
+
+    Raises:
+      InputError: a column that is drawn is missing, or a cell is not a number.
+    """
+    frame = pd.DataFrame(rows, columns=None if rows else list(_NEEDED))
+    missing = [column for column in _NEEDED if column not in frame]
+    if missing:
+        raise InputError(f"metrics.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
+    try:
+        return frame.apply(pd.to_numeric)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metrics.csv: {error}; put it right, or start anew with --overwrite") from None
 
 
 def cell_label(axes: dict) -> str:

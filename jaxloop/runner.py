@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 
 from jaxloop import metrics, report
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
-from jaxloop.language import Language
+from jaxloop.language import Language, language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import use_all_cores
@@ -21,8 +22,8 @@ from jaxloop.store import RunFolder
 class Display(Protocol):
     """Who shows how a run goes on."""
 
-    def begin(self, loops: list[Loop], states: dict[int, State], rows: list[dict]) -> None:
-        """The run begins, or goes on: which loops, where each stands, and the rows of metrics.csv so far."""
+    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
+        """The run begins, or goes on: which loops, where each stands, and metrics.csv so far."""
 
     def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
         """These loops are being computed; called several times a second."""
@@ -43,11 +44,6 @@ class LanguageSource(NamedTuple):
     def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
         """Independent real rows (N, T)."""
         return self.language.draw(generator, rows, self.width)
-
-
-def language_of(config: Config) -> Language:
-    """The language of a config."""
-    return Language(config.language.min_depth, config.language.max_depth, config.language.only_true)
 
 
 def tables_of(record: Record, judgement: metrics.Judgement, source_entropy_nats: float) -> dict[str, list[dict]]:
@@ -112,39 +108,33 @@ def run(
       KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
-    folder = RunFolder(path, config, command, overwrite)
-    language = language_of(config)
+    language = language_of(config.language)
     all_loops = loops(config)
-    states = {loop.index: state for loop in all_loops if (state := folder.restore(loop, display.warn))}
-    folder.drop_unfinished(states)
-    display.begin(all_loops, states, folder.rows("metrics"))
+    with RunFolder(path, config, command, overwrite) as folder:
+        states = {loop.index: state for loop in all_loops if (state := folder.restore(loop, display.warn))}
+        folder.drop_unfinished(states)
+        display.begin(all_loops, states, report.as_frame(folder.rows("metrics")))
 
-    def keep(record: Record) -> None:
-        judgement = metrics.verdicts(record.state.sampled_NxT)
-        tables = tables_of(record, judgement, language.entropy_nats)
-        folder.save(record.loop, record.state, judgement, record.outcome.parameters, tables)
-        display.finished(record.loop, record.state.generation, tables["metrics"][0])
+        def keep(record: Record) -> None:
+            judgement = metrics.verdicts(record.state.sampled_NxT)
+            tables = tables_of(record, judgement, language.entropy_nats)
+            folder.save(record.loop, record.state, judgement, record.outcome.parameters, tables)
+            display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
-    def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
-        if stop_requested():
-            raise KeyboardInterrupt
-        display.watch(computed, generation, trained_share)
+        def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
+            if stop_requested():
+                raise KeyboardInterrupt
+            display.watch(computed, generation, trained_share)
 
-    try:
-        if any(loop.index not in states or not is_complete(states[loop.index], config) for loop in all_loops):
+        try:
             source = LanguageSource(language, config.model.context_tokens)
             learner = TransformerLearner(config, len(all_loops))
             run_loops(all_loops, states, source, learner, keep, watch)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            close(folder, config)
-        raise
-    return close(folder, config)
-
-
-def is_complete(state: State, config: Config) -> bool:
-    """Whether a loop has reached its last generation."""
-    return state.generation == config.cycle.generations - 1
+        except BaseException:
+            with contextlib.suppress(OSError):
+                close(folder, config)
+            raise
+        return close(folder, config)
 
 
 def close(folder: RunFolder, config: Config) -> Path | None:

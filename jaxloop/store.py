@@ -23,6 +23,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,7 @@ import jax
 import numpy as np
 
 from jaxloop import __version__
-from jaxloop.config import Config, Loop, differences, dump
+from jaxloop.config import Config, Loop, differences, dump, load
 from jaxloop.cycles import Carry, Rows
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop import State
@@ -39,6 +40,7 @@ from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
 
+_SECTIONS = {"language", "cycle", "model", "train", "sample", "measure"}
 _TABLES = ("metrics", "timings", "provenance", "top_samples")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
 
@@ -46,11 +48,15 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rap
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _digest(folder: Path) -> str:
@@ -76,26 +82,42 @@ class RunFolder:
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
         # Rows of each table, by loop and generation, as they stand in the file.
         self._tables: dict[str, dict[tuple[int, int], list[dict]]] = {name: {} for name in _TABLES}
+        self._lock_file = None
         try:
             self._open(dump(config), overwrite)
         except OSError as error:
+            self.__exit__()
             raise InputError(f"{path}: cannot be used as a run folder: {error.strerror or error}") from None
+        except InputError:
+            self.__exit__()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lock_file:
+            self._lock_file.close()
 
     def _open(self, config_text: str, overwrite: bool) -> None:
         config_path = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a folder with --out")
         strangers = self.path.exists() and any(not path.name.startswith(".") for path in self.path.iterdir())
-        if strangers and not config_path.exists():
+        # A run's config.toml has every section written out; any other file of that name is somebody else's.
+        if strangers and not (config_path.exists() and load(str(config_path)).model_fields_set >= _SECTIONS):
             raise InputError(f"{self.path}: is no run folder and not empty; name another with --out")
-        if overwrite and config_path.exists():
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if overwrite and strangers:
             # config.toml goes last, so that a folder half deleted is still known as a run folder.
-            for name in ("checkpoints", "samples", "figures"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for path in (*(self.path / f"{name}.csv" for name in _TABLES), self.path / "manifest.json", config_path):
+            for folder in (*self.path.glob("checkpoints/loop_*"), *self.path.glob("samples/loop_*")):
+                shutil.rmtree(folder)
+            files = [self.path / f"{name}.csv" for name in _TABLES]
+            for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
         if config_path.exists():
-            changed = differences(config_path.read_text(encoding="utf-8"), config_text)
+            changed = differences(config_path.read_text(encoding="utf-8-sig"), config_text)
             if changed:
                 raise InputError(
                     f"{self.path}: was made with other settings ({'; '.join(changed)}); "
@@ -103,9 +125,22 @@ class RunFolder:
                 )
             self._read_tables()
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_whole(config_path, config_text.encode())
         self.write_manifest()
+
+    def _lock(self) -> None:
+        """Keep every other process out of the folder until this one ends, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock.
+            return
+        self._lock_file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.path}: another jaxloop is running in it; wait, or name another with --out"
+            ) from None
 
     def _read_tables(self) -> None:
         for name, table in self._tables.items():
@@ -115,6 +150,8 @@ class RunFolder:
             with path.open(newline="", encoding="utf-8") as file:
                 try:
                     for row in csv.DictReader(file, strict=True):
+                        if None in row or None in row.values():
+                            raise ValueError
                         table.setdefault((int(row["loop"]), int(row["generation"])), []).append(row)
                 except (KeyError, TypeError, ValueError, csv.Error):
                     raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
@@ -122,16 +159,37 @@ class RunFolder:
     def _loop_folder(self, kind: str, loop: Loop) -> Path:
         return self.path / kind / f"loop_{loop.index:03d}"
 
-    def restore(self, loop: Loop, warn=print) -> State | None:
-        """Where a loop stands: its newest checkpoint that is whole; None for a loop without any.
+    def _require_results(self, loop: Loop, generation: int, folder: Path) -> None:
+        """Refuse if anything is missing of the generations that a checkpoint stands for."""
+        for earlier in range(generation + 1):
+            for name, table in self._tables.items():
+                found = len(table.get((loop.index, earlier), ()))
+                if not found or (found > 1 and name in ("metrics", "timings")):
+                    raise InputError(
+                        f"{self.path / f'{name}.csv'}: has {found or 'no'} rows of loop {loop.index}, generation "
+                        f"{earlier}, which {folder} holds; put it right, or start anew with --overwrite"
+                    )
+            if not self._samples_path(loop, earlier).exists():
+                raise InputError(
+                    f"{self._samples_path(loop, earlier)}: is missing; put it back, or start anew with --overwrite"
+                )
+
+    def restore(self, loop: Loop, warn: Callable[[str], None]) -> State | None:
+        """Where a loop stands: its newest checkpoint that is whole; None for a loop that has not begun.
 
         Raises:
-          RunError: there are checkpoints, and none of them can be read, or the tables lack what they stand for.
+          InputError: results or checkpoints are missing or damaged, so that going on would lose what was measured.
         """
         import orbax.checkpoint as ocp
 
         folder = self._loop_folder("checkpoints", loop)
-        generations = sorted((int(path.stem) for path in folder.glob("*.sha256")), reverse=True)
+        generations = sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit()), reverse=True)
+        measured = max((earlier for index, earlier in self._tables["metrics"] if index == loop.index), default=-1)
+        # A generation's rows are written just before its checkpoint, so they may be one ahead of it.
+        if measured > max(generations, default=-1) + 1:
+            raise InputError(
+                f"{folder}: lacks checkpoints of what metrics.csv holds; put them back, or start anew with --overwrite"
+            )
         for generation in generations:
             checkpoint = folder / str(generation)
             try:
@@ -141,11 +199,7 @@ class RunFolder:
             if not whole:
                 warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
                 continue
-            if any((loop.index, earlier) not in self._tables["metrics"] for earlier in range(generation + 1)):
-                raise RunError(
-                    f"{self.path / 'metrics.csv'}: lacks generations of loop {loop.index} that {folder} holds; "
-                    "put it back, or start anew with --overwrite"
-                )
+            self._require_results(loop, generation, folder)
             with ocp.PyTreeCheckpointer() as checkpointer:
                 tree = checkpointer.restore(checkpoint.absolute())
             training = Rows(*(tree["training"][name] for name in Rows._fields))
@@ -154,7 +208,7 @@ class RunFolder:
                 generation, Carry(training, archive or training.take(slice(0))), np.asarray(tree["sampled_NxT"])
             )
         if generations:
-            raise RunError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
+            raise InputError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
         return None
 
     def drop_unfinished(self, states: dict[int, State]) -> None:
@@ -191,9 +245,12 @@ class RunFolder:
                 f"{error.strerror or error}; all before it is kept, and the same command goes on from there"
             ) from None
 
+    def _samples_path(self, loop: Loop, generation: int) -> Path:
+        return self._loop_folder("samples", loop) / f"generation_{generation:03d}.npz"
+
     def _save_samples(self, loop: Loop, state: State, judgement: Judgement) -> None:
-        folder = self._loop_folder("samples", loop)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = self._samples_path(loop, state.generation)
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         np.savez_compressed(
             content,
@@ -202,7 +259,7 @@ class RunFolder:
             fault=judgement.fault_N,
             depth=judgement.depth_N,
         )
-        write_whole(folder / f"generation_{state.generation:03d}.npz", content.getvalue())
+        write_whole(path, content.getvalue())
 
     def _write_table(self, name: str) -> None:
         rows = self.rows(name)
@@ -235,7 +292,7 @@ class RunFolder:
             raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
         write_whole(seal, _digest(checkpoint).encode())
         for old_seal in folder.glob("*.sha256"):
-            if int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
+            if old_seal.stem.isdigit() and int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
                 old_seal.unlink()
                 shutil.rmtree(folder / old_seal.stem, ignore_errors=True)
 
@@ -243,10 +300,9 @@ class RunFolder:
         """Bring manifest.json up to date: this command is its last session."""
         path = self.path / "manifest.json"
         try:
-            sessions = json.loads(path.read_text())["sessions"]
+            sessions = [one for one in json.loads(path.read_text())["sessions"] if one["started"] != self._started]
         except (OSError, ValueError, KeyError, TypeError):
             sessions = []
-        sessions = [session for session in sessions if session["started"] != self._started]
         device = jax.devices()[0]
         sessions.append(
             {

@@ -298,7 +298,7 @@ def test_facts_of_a_language(preset):
     facts, draws = described(preset, 0)
     language = Language(1, 3)
     assert facts["depths"] == "1 to 3, true only"
-    assert facts["expressions"] == "182,710"
+    assert facts["expressions"] == "182,710, half of them true"
     assert facts["probability of true"] == "0.5"
     assert float(facts["entropy"].split()[0]) == pytest.approx(language.entropy_nats, abs=1e-4)
     assert facts["longest"] == "29 tokens"

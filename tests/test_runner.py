@@ -11,7 +11,8 @@ from tiny import Silent, results, run_tiny, tiny_config
 
 from jaxloop.config import loops
 from jaxloop.errors import InputError, RunError
-from jaxloop.runner import language_of
+from jaxloop.language import language_of
+from jaxloop.store import RunFolder
 from jaxloop.verify import judge_jitted
 
 
@@ -42,7 +43,7 @@ def test_a_run_leaves_everything_that_is_promised(undisturbed):
         origins = [float(row[f"{name}_rows_share"]) for name in ("real", "fresh", "sampled")]
         fresh = float(row["cycle.fresh_share"]) if row["generation"] != "0" else 0
         assert origins == ([1, 0, 0] if row["generation"] == "0" else [0, fresh, 1 - fresh])
-        assert float(row["source_entropy_nats"]) == language_of(tiny_config()).entropy_nats
+        assert float(row["source_entropy_nats"]) == language_of(tiny_config().language).entropy_nats
         assert float(row["training_steps"]) == 30
     for name in ("config.toml", "manifest.json", "timings.csv", "figures/overview.png"):
         assert (undisturbed / name).stat().st_size > 0
@@ -160,9 +161,48 @@ def test_without_any_whole_checkpoint_the_run_refuses(undisturbed, tmp_path):
     for generation in (1, 2):
         truncate_largest_file(tmp_path / f"copy/checkpoints/loop_000/{generation}")
     before = results(tmp_path / "copy")
-    with pytest.raises(RunError, match=r"loop_000: every checkpoint is damaged; start anew with --overwrite"):
+    with pytest.raises(InputError, match=r"loop_000: every checkpoint is damaged; start anew with --overwrite"):
         run_tiny(tmp_path / "copy")
     assert results(tmp_path / "copy") == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "provenance.csv").unlink(), "provenance.csv: has no rows of loop 0, generation 0"),
+        (lambda run: (run / "samples/loop_001/generation_001.npz").unlink(), "generation_001.npz: is missing"),
+        (lambda run: shutil.rmtree(run / "checkpoints"), "lacks checkpoints of what metrics.csv holds"),
+        (lambda run: (run / "metrics.csv").write_text("loop,generation\n0,0,0\n"), "metrics.csv: is damaged"),
+        (lambda run: edit(run / "metrics.csv", "true_share", "share"), "has no column 'true_share'"),
+        (lambda run: edit(run / "metrics.csv", "0.0,0.", "0.0,abc"), "metrics.csv: .*abc"),
+        (lambda run: edit(run / "config.toml", "[cycle]", "[cycle"), "config.toml: not valid TOML"),
+    ],
+)
+def test_missing_or_damaged_results_are_refused_and_nothing_is_lost(undisturbed, tmp_path, damage, said):
+    """Going on would write tables with holes, or silently make again what took hours."""
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    damage(tmp_path / "copy")
+    before = {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*.csv")}
+    with pytest.raises(InputError, match=said):
+        run_tiny(tmp_path / "copy")
+    assert {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*.csv")} == before
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
+    """Two processes that write the same files by accident would leave rows of both."""
+    config = tiny_config()
+    with (
+        RunFolder(tmp_path / "run", config, "test"),
+        pytest.raises(InputError, match="another jaxloop is running in it"),
+    ):
+        RunFolder(tmp_path / "run", config, "test")
+    run_tiny(tmp_path / "run", "cycle.generations=3")
 
 
 def test_a_folder_of_other_settings_is_refused_with_the_difference(undisturbed, tmp_path):
@@ -182,6 +222,11 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
         with pytest.raises(InputError, match="no run folder and not empty"):
             run_tiny(tmp_path, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "config.toml").write_text("seeds = [0]")
+    with pytest.raises(InputError, match="no run folder and not empty"):
+        run_tiny(tmp_path / "site", overwrite=True)
+    assert (tmp_path / "site" / "config.toml").read_text() == "seeds = [0]"
     with pytest.raises(InputError, match="is a file"):
         run_tiny(tmp_path / "thesis.tex")
     with pytest.raises(InputError, match="cannot be used as a run folder"):
@@ -191,7 +236,7 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
 def test_a_loop_that_diverges_leaves_the_others_whole(tmp_path):
     """One bad learning rate in a grid must not cost the other cells, nor write numbers that are none."""
     grid = "grid={'train.learning_rate' = [1e-2, 1e6]}"
-    with pytest.raises(RunError, match=r"loop 1, generation 0.*learning_rate \(now 1e\+06\)"):
+    with pytest.raises(RunError, match=r"loop 1 in generation 0; .*learning_rate \(there 1e\+06\)"):
         run_tiny(tmp_path / "run", grid)
     assert [row["loop"] for row in read(tmp_path / "run")] == ["0", "0", "0"]
 
