@@ -29,6 +29,11 @@ Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 
 
+def longest_expression_tokens(max_depth: int) -> int:
+    """Length of the longest expression: a full tree of and/or, `<eos>` not counted."""
+    return 4 * 2**max_depth - 3
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -166,7 +171,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _sections_fit(self):
-        longest = 4 * 2**self.language.max_depth - 3
+        longest = longest_expression_tokens(self.language.max_depth)
         context = self.model.context_tokens
         if context <= longest:
             raise ValueError(
@@ -276,15 +281,21 @@ def differences(old: str, new: str) -> list[str]:
 def describe() -> list[tuple[str, str, str, str, str]]:
     """(setting, default, range, `knob` or `static`, meaning) for every setting."""
     rows = [("seeds", "[0]", "each >= 0", "static", Config.model_fields["seeds"].description)]
-    for section, field in Config.model_fields.items():
-        if section in ("seeds", "grid"):
-            continue
-        for key, setting in type(field.default).model_fields.items():
-            name = f"{section}.{key}"
-            default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
-            kind = "knob" if name in KNOBS else "static"
-            rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
+    for name, setting in _section_fields().items():
+        default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
+        kind = "knob" if name in KNOBS else "static"
+        rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
     return rows
+
+
+def _section_fields() -> dict:
+    """The schema's field of every `section.key`."""
+    return {
+        f"{section}.{key}": setting
+        for section, field in Config.model_fields.items()
+        if section not in ("seeds", "grid")
+        for key, setting in type(field.default).model_fields.items()
+    }
 
 
 def _range_of(annotation) -> str:
@@ -300,7 +311,7 @@ def _range_of(annotation) -> str:
 
 
 def _setting_names() -> list[str]:
-    return [row[0] for row in describe()]
+    return ["seeds", *_section_fields()]
 
 
 def _nearest(word: str, known) -> str:

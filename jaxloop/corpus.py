@@ -17,7 +17,7 @@ from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.metrics import corpus_diversity, verdicts
 from jaxloop.verify import FAULTS, INVALID, VERDICTS
-from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids
+from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids, split_words
 
 _BATCH_LINES = 8192
 _REASONS = {
@@ -68,8 +68,7 @@ def judge_texts(texts: list[str], language) -> list[dict]:
         try:
             ids = encode(text)
         except ValueError as error:
-            tokens = len(text.encode("utf-8", "replace").split())
-            found[place] = _finding(text, "invalid", str(error), None, tokens, None)
+            found[place] = _finding(text, "invalid", str(error), None, len(split_words(text)), None)
         else:
             # Powers of two, so that few shapes are compiled; always room for `<eos>`.
             by_width.setdefault(max(32, 1 << len(ids).bit_length()), []).append((place, ids))

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jaxloop.config import LanguageSettings
+from jaxloop.config import LanguageSettings, longest_expression_tokens
 from jaxloop.errors import InputError
 from jaxloop.verify import INVALID, TRUE_VERDICT, judge_jitted
 from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, lengths
@@ -64,7 +64,7 @@ class Language:
     @property
     def longest_tokens(self) -> int:
         """Length of the longest expression: a full tree of and/or, `<eos>` not counted."""
-        return 4 * 2**self.max_depth - 3
+        return longest_expression_tokens(self.max_depth)
 
     def _width(self, width: int | None) -> int:
         """The width of rows that was asked for, if they can hold every expression and its `<eos>`."""

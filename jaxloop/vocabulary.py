@@ -17,6 +17,11 @@ VOCABULARY_SIZE = len(TOKENS)
 _ID_OF_WORD = {word: index for index, word in enumerate(TOKENS[:EOS])}
 
 
+def split_words(text: str) -> list[bytes]:
+    """The words of a text: only ASCII white space separates, any other character belongs to a word."""
+    return text.encode("utf-8", "replace").split()
+
+
 def encode(text: str) -> list[int]:
     """Token ids of an expression in text, without `<eos>`.
 
@@ -24,8 +29,7 @@ def encode(text: str) -> list[int]:
       ValueError: a word is not one of the seven of the language; names the word and its place.
     """
     ids = []
-    # ASCII white space only: any other character belongs to a word, and is refused with it.
-    for place, word in enumerate(text.encode("utf-8", "replace").split(), start=1):
+    for place, word in enumerate(split_words(text), start=1):
         word = word.decode("utf-8")
         if word not in _ID_OF_WORD:
             shown = word if len(word) <= 40 else word[:40] + "..."
