@@ -117,8 +117,13 @@ class TrainSettings(_Section):
     """How each generation's model is trained, from scratch."""
 
     steps: Count = Field(1000, description="optimiser steps")
-    batch_rows: Count = Field(16, description="packed rows a step")
-    row_tokens: Count = Field(128, description="tokens a packed row; at least model.context_tokens")
+    batch_expressions: Count = Field(100, description="expressions a step; some 20 tokens each at max_depth 5")
+    row_tokens: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="positions a packed row, at least model.context_tokens; 0: what costs least for the language",
+    )
     learning_rate: Positive = Field(3e-3, description="AdamW's peak step size")
     final_learning_rate_share: Share = Field(0.1, description="part of it left at the end of the cosine")
     warmup_steps: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
@@ -139,7 +144,7 @@ class SampleSettings(_Section):
     """How a model writes the next rows."""
 
     temperature: float = Field(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
-    batch_rows: Count = Field(1000, description="sequences that are written side by side")
+    batch_rows: Count = Field(250, description="sequences that are written side by side")
 
 
 class MeasureSettings(_Section):
@@ -178,9 +183,9 @@ class Config(_Section):
                 f"model.context_tokens ({context}) cannot hold the longest expression of language.max_depth "
                 f"{self.language.max_depth}: {longest} tokens and <eos>; set it to at least {longest + 1}"
             )
-        if self.train.row_tokens < context:
+        if 0 < self.train.row_tokens < context:
             raise ValueError(
-                f"train.row_tokens ({self.train.row_tokens}) must be at least model.context_tokens ({context})"
+                f"train.row_tokens ({self.train.row_tokens}) must be at least model.context_tokens ({context}), or 0"
             )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: each seed once, not {self.seeds}")

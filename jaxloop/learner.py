@@ -4,6 +4,7 @@ Any learner gives the loop three things: `places`, how many loops it takes at on
 and returns at once; and `finish`, which waits for it. Nothing after the first generation compiles anything.
 """
 
+import collections
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,11 +16,13 @@ import numpy as np
 from jaxloop.config import Config, Loop
 from jaxloop.cycles import row_count, rows_of_generation
 from jaxloop.keys import Purpose, device_key, host_generator
+from jaxloop.language import language_of
 from jaxloop.model import make_model
-from jaxloop.packing import batch_order, pack
+from jaxloop.packing import batch_order, plan, sort_rows, whole_plan
 from jaxloop.population import Placement
 from jaxloop.sample import make_sample
-from jaxloop.train import Training, TrainingKnobs, looks, make_evaluate, make_train
+from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_evaluate, make_train
+from jaxloop.vocabulary import EOS
 
 
 class Outcome(NamedTuple):
@@ -64,18 +67,22 @@ class TransformerLearner:
         self._config = config
         self._placement = Placement(config.population, loop_count)
         self.places = self._placement.places
-        cycle, train = config.cycle, config.train
+        self.row_tokens = choose_row_tokens(config)
+        cycle, train, width = config.cycle, config.train, config.model.context_tokens
+        self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
+        self._held_out = {}
+
         model = make_model(config.model)
-        begin, train_and_look = make_train(train, model)
-        sample = make_sample(model, cycle.rows, config.model.context_tokens, config.sample.batch_rows)
-        evaluate = make_evaluate(model, train.batch_rows)
+        begin, train_and_look = make_train(train, model, width, self._capacities[1], self.row_tokens)
+        sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
+        evaluate = make_evaluate(model, width, config.measure.held_out_rows, self.row_tokens)
 
         def begin_loop(seed, generation, knobs):
             return begin(device_key(seed, Purpose.PARAMETERS, generation), knobs)
 
-        def train_loop(state, seed, generation, knobs, training, validation, order_SxB, active):
+        def train_loop(state, seed, generation, knobs, training, validation, active):
             dropout_key = device_key(seed, Purpose.DROPOUT, generation)
-            state = train_and_look(state, dropout_key, knobs, training, validation, order_SxB, active)
+            state = train_and_look(state, dropout_key, knobs, training, validation, active)
             # The step a second time: the state itself is given up to the next call.
             return state, state.step
 
@@ -88,13 +95,16 @@ class TransformerLearner:
         self._sample = self._placement.map(sample_loop)
         self._evaluate = self._placement.map(evaluate)
 
-        most_rows = rows_of_generation(cycle, cycle.generations - 1)
-        self._capacities = self._split_sizes(most_rows)
-
     def _split_sizes(self, rows: int) -> tuple[int, int]:
         """Rows to train on, and rows to choose the best parameters on."""
         validation = min(max(row_count(self._config.train.validation_share, rows), 1), rows - 1)
         return rows - validation, validation
+
+    def _whole(self, tokens_NxT: np.ndarray, capacity: int) -> Corpus:
+        """All of these expressions, as one step."""
+        sorted_NxT = sort_rows(tokens_NxT)
+        whole = whole_plan(sorted_NxT, self.row_tokens, capacity)
+        return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
 
     def _inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> tuple:
         """Everything that one loop's programs read, as arrays on the host."""
@@ -102,18 +112,24 @@ class TransformerLearner:
         split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
         shuffled_NxT = training_NxT[split.permutation(len(training_NxT))]
         training_rows, _ = self._split_sizes(len(shuffled_NxT))
-        training = pack(shuffled_NxT[:training_rows], train.row_tokens, self._capacities[0])
-        validation = pack(shuffled_NxT[training_rows:], train.row_tokens, self._capacities[1])
-        held_out = pack(held_out_HxT, train.row_tokens, len(held_out_HxT))
+        sorted_NxT = sort_rows(shuffled_NxT[:training_rows])
         order = host_generator(loop.seed, Purpose.BATCH_ORDER, generation)
-        order_SxB = batch_order(order, int(training.row_count), train.steps, train.batch_rows)
+        order_SxE = batch_order(order, training_rows, train.steps, train.batch_expressions)
+        training = Corpus(
+            _padded(sorted_NxT, self._capacities[0]),
+            plan(sorted_NxT, order_SxE, self.row_tokens),
+            np.int32(training_rows),
+        )
+        validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
+        if loop.seed not in self._held_out:
+            self._held_out[loop.seed] = self._whole(held_out_HxT, len(held_out_HxT))
         knobs = TrainingKnobs(
             learning_rate=np.float32(loop.config.train.learning_rate),
             weight_decay=np.float32(loop.config.train.weight_decay),
         )
         temperature = np.float32(loop.config.sample.temperature)
         seed, generation = np.uint32(loop.seed), np.uint32(generation)
-        return seed, generation, knobs, temperature, training, validation, held_out, order_SxB
+        return seed, generation, knobs, temperature, training, validation, self._held_out[loop.seed]
 
     def start(
         self, loops: list[Loop], generation: int, training: list[np.ndarray], held_out: list[np.ndarray]
@@ -134,18 +150,23 @@ class TransformerLearner:
     def _work(self, inputs: list[tuple], active: list[np.bool_], steps_done: list[int]) -> Finished:
         """Train and sample on the devices; runs in a thread of its own, so that the host can measure meanwhile."""
         begun = time.perf_counter()
-        seed, generation, knobs, temperature, rows, validation, held_out, order = self._placement.put(inputs)
+        seed, generation, knobs, temperature, training, validation, held_out = self._placement.put(inputs)
         active = self._placement.put(active)
         state = self._begin(seed, generation, knobs)
+        waiting = collections.deque()
         for _ in range(looks(self._config.train)):
-            state, step = self._train(state, seed, generation, knobs, rows, validation, order, active)
-            steps_done.append(int(np.max(step)))
-            if steps_done[-2:-1] == steps_done[-1:]:
+            state, step = self._train(state, seed, generation, knobs, training, validation, active)
+            waiting.append(step)
+            # The devices always have the next call already when the host looks at how far the last one came.
+            if len(waiting) > 1:
+                steps_done.append(int(np.max(waiting.popleft())))
+            if len(steps_done) > 1 and steps_done[-2] == steps_done[-1]:
                 break  # Every loop's patience has run out.
+        jax.block_until_ready(state)
         trained = time.perf_counter()
-        sampled = np.asarray(self._sample(state.best_parameters, seed, generation, temperature, active))
+        sampled, _ = jax.device_get(self._sample(state.best_parameters, seed, generation, temperature, active))
         finished = time.perf_counter()
-        held_out_nats = np.asarray(self._evaluate(state.best_parameters, held_out))
+        held_out_nats = np.asarray(self._evaluate(state.best_parameters, held_out, active))
         return Finished(jax.device_get(state), sampled, held_out_nats, trained - begun, finished - trained)
 
     def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], float, float]:
@@ -175,3 +196,29 @@ class TransformerLearner:
             for place in range(len(started.loops))
         ]
         return outcomes, finished.train_seconds, finished.sample_seconds
+
+
+def choose_row_tokens(config: Config) -> int:
+    """Positions a packed row: the setting, or what costs least for the language.
+
+    Longer rows repeat fewer beginnings and leave less room empty, and their attention costs more. The cost of a
+    position is counted in multiplications, those of attention (with its softmax) at three times, which is how much
+    slower they were on a CPU core.
+    """
+    if config.train.row_tokens:
+        return config.train.row_tokens
+    width, context = config.model.width, config.model.context_tokens
+    steps = 20
+    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), 2000, context)
+    sorted_NxT = sort_rows(drawn_NxT)
+    order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), steps, config.train.batch_expressions)
+
+    def cost(row_tokens: int) -> float:
+        rows = plan(sorted_NxT, order_SxE, row_tokens).row_count_S.mean()
+        return rows * row_tokens * (12 * width**2 + 3 * 2 * row_tokens * width)
+
+    return min((context * 2**doubling for doubling in range(4)), key=cost)
+
+
+def _padded(tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
+    return np.pad(tokens_NxT, ((0, capacity - len(tokens_NxT)), (0, 0)), constant_values=EOS)

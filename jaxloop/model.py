@@ -3,7 +3,8 @@
 Flax NNX defines it and nothing else: `make_model` splits the module once, and gives pure functions over a plain dict
 of arrays.
 
-Legend: B rows, L tokens a row (or the length of a cache), H heads, K width of a head, D width, V vocabulary.
+Legend: B rows, L positions a row (or the length of a cache), N positions in all (B x L), H heads, K width of a head,
+D width, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -14,23 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxloop.attention import attend
 from jaxloop.config import ModelSettings
-from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
+from jaxloop.vocabulary import VOCABULARY_SIZE
 
 
 class Cache(NamedTuple):
-    """Keys and values of every token read so far, one array a layer."""
+    """Keys and values of every token read so far, one array a layer, laid out for reading one query's."""
 
-    keys_BxLxHxK: list[jax.Array]
-    values_BxLxHxK: list[jax.Array]
+    keys_BxHxKxL: list[jax.Array]
+    values_BxHxLxK: list[jax.Array]
 
 
 class Model(NamedTuple):
     """The transformer as pure functions over its parameters."""
 
     init: Callable  # key -> parameters
-    apply: Callable  # parameters, inputs_BxL, dropout key or None -> logits_BxLxV, for packed rows
-    init_cache: Callable  # rows -> Cache
+    apply: Callable  # parameters, inputs_BxL, depth_BxL, dropout key or None -> logits_BxLxV, for prefix trees
+    init_cache: Callable  # rows, positions -> Cache
     decode: Callable  # parameters, token_B, position, Cache -> logits_BxV, Cache
 
 
@@ -53,18 +55,24 @@ class Block(nnx.Module):
         self.attention_out = linear(width, width, onto_stream)
         self.mlp_norm = nnx.LayerNorm(width, use_bias=False, dtype=dtype, rngs=rngs)
         self.mlp_in = linear(width, 4 * width)
-        self.mlp_out = linear(4 * width, width, onto_stream)
+        # As (outputs, inputs): its gradient is a wide matrix then, which XLA computes faster on a CPU than a tall one.
+        self.mlp_out = nnx.Einsum(
+            "nf,df->nd",
+            (width, 4 * width),
+            kernel_init=nnx.initializers.constant(onto_stream),
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.dropout = nnx.Dropout(settings.dropout)
 
-    def __call__(self, stream_BxLxD, attend, rngs):
-        """One block; `attend` turns queries, keys and values (B, L, H, K) into what attention gives."""
-        batch_shape = stream_BxLxD.shape[:-1]
-        qkv = self.queries_keys_values(self.attention_norm(stream_BxLxD))
-        queries, keys, values = (part.reshape(*batch_shape, self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        attended = attend(queries, keys, values, rngs).reshape(stream_BxLxD.shape)
-        stream_BxLxD += self._drop(self.attention_out(attended), rngs)
-        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(stream_BxLxD)))
-        return stream_BxLxD + self._drop(self.mlp_out(hidden), rngs)
+    def __call__(self, stream_NxD, read, rngs):
+        """One block; `read` turns queries, keys and values (N, H, K) into what attention gives (N, D)."""
+        # Two axes only: XLA's CPU backend takes twice as long over the same product with three.
+        qkv = self.queries_keys_values(self.attention_norm(stream_NxD))
+        queries, keys, values = (part.reshape(len(part), self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
+        stream_NxD += self._drop(self.attention_out(read(queries, keys, values)), rngs)
+        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(stream_NxD)))
+        return stream_NxD + self._drop(self.mlp_out(hidden), rngs)
 
     def _drop(self, values, rngs):
         return self.dropout(values, deterministic=rngs is None, rngs=rngs)
@@ -88,47 +96,51 @@ class Transformer(nnx.Module):
     def _logits(self, stream):
         return self.tokens.attend(self.out_norm(stream)).astype(jnp.float32)
 
-    def packed(self, inputs_BxL, dropout_key):
-        """Logits of packed rows: attention and positions begin anew at each `<eos>`."""
+    def packed(self, inputs_BxL, depth_BxL, dropout_key):
+        """Logits of rows of prefix trees (see `packing`): each position reads its ancestors and itself."""
         rngs = None if dropout_key is None or self.dropout.rate == 0 else nnx.Rngs(dropout_key)
-        place_L = jnp.arange(inputs_BxL.shape[1])
-        start_BxL = jax.lax.cummax(jnp.where(inputs_BxL == EOS, place_L[None], 0), axis=1)
-        past_1xLxL = place_L[None, None, :] <= place_L[None, :, None]
-        own_BxLxL = past_1xLxL & (place_L[None, None, :] >= start_BxL[:, :, None])
-        bias_Bx1xLxL = jnp.where(own_BxLxL, 0.0, -1e30).astype(self.dtype)[:, None]
+        rows, row_tokens = inputs_BxL.shape
+        query, key = jnp.arange(row_tokens)[None, :, None], jnp.arange(row_tokens)[None, None, :]
+        # A subtree ends at the first later position that is no deeper than its root.
+        no_deeper_BxLxL = depth_BxL[:, None, :] <= depth_BxL[:, :, None]
+        end_BxL = jnp.min(jnp.where((key > query) & no_deeper_BxLxL, key, row_tokens), axis=-1)
+        ancestor_BxLxL = (key <= query) & (query < end_BxL[:, None, :])
+        bias_BxLxL = jnp.where(ancestor_BxLxL, 0.0, -1e30)
 
-        def attend(queries, keys, values, rngs):
-            scale = queries.shape[-1] ** -0.5
-            scores_BxHxLxL = jnp.einsum("blhk,bmhk->bhlm", queries * scale, keys) + bias_Bx1xLxL
-            weights_BxHxLxL = jax.nn.softmax(scores_BxHxLxL.astype(jnp.float32), axis=-1).astype(self.dtype)
-            weights_BxHxLxL = self.dropout(weights_BxHxLxL, deterministic=rngs is None, rngs=rngs)
-            return jnp.einsum("bhlm,bmhk->blhk", weights_BxHxLxL, values)
+        def read(queries, keys, values):
+            by_row = (part.reshape(rows, row_tokens, *part.shape[1:]) for part in (queries, keys, values))
+            kept = None
+            if rngs is not None:
+                shape = (rows, queries.shape[1], row_tokens, row_tokens)
+                kept = self.dropout(jnp.ones(shape, self.dtype), deterministic=False, rngs=rngs)
+            return attend(*by_row, bias_BxLxL, kept).reshape(rows * row_tokens, -1)
 
-        stream = self.tokens(inputs_BxL.astype(jnp.int32)) + self.positions(place_L[None] - start_BxL)
-        stream = self.dropout(stream, deterministic=rngs is None, rngs=rngs)
+        stream_NxD = self.tokens(inputs_BxL.reshape(-1).astype(jnp.int32))
+        stream_NxD += self.positions(depth_BxL.reshape(-1).astype(jnp.int32))
+        stream_NxD = self.dropout(stream_NxD, deterministic=rngs is None, rngs=rngs)
         for block in self.blocks:
-            stream = block(stream, attend, rngs)
-        return self._logits(stream)
+            stream_NxD = block(stream_NxD, read, rngs)
+        return self._logits(stream_NxD).reshape(rows, row_tokens, -1)
 
     def decode(self, token_B, position, cache: Cache):
         """Logits after one more token of each row, all rows at the same position."""
-        new_keys, new_values = [], []
+        keys, values = list(cache.keys_BxHxKxL), list(cache.values_BxHxLxK)
+        unread_1x1xL = (jnp.arange(values[0].shape[2]) > position)[None, None]
         stream_BxD = self.tokens(token_B.astype(jnp.int32)) + self.positions(position)[None]
         for layer, block in enumerate(self.blocks):
 
-            def attend(queries_BxHxK, keys_BxHxK, values_BxHxK, _, layer=layer):
-                keys = cache.keys_BxLxHxK[layer].at[:, position].set(keys_BxHxK)
-                values = cache.values_BxLxHxK[layer].at[:, position].set(values_BxHxK)
-                new_keys.append(keys)
-                new_values.append(values)
-                read_1x1xL = (jnp.arange(keys.shape[1]) <= position)[None, None]
-                scores_BxHxL = jnp.einsum("bhk,blhk->bhl", queries_BxHxK * queries_BxHxK.shape[-1] ** -0.5, keys)
-                scores_BxHxL = jnp.where(read_1x1xL, scores_BxHxL.astype(jnp.float32), -1e30)
-                weights_BxHxL = jax.nn.softmax(scores_BxHxL, axis=-1).astype(self.dtype)
-                return jnp.einsum("bhl,blhk->bhk", weights_BxHxL, values)
+            def read(queries_BxHxK, keys_BxHxK, values_BxHxK, layer=layer):
+                keys[layer] = keys[layer].at[..., position].set(keys_BxHxK)
+                values[layer] = values[layer].at[:, :, position].set(values_BxHxK)
+                # One query a row: sums of products, for a product of matrices has nothing to share here.
+                queries_BxHxKx1 = (queries_BxHxK * queries_BxHxK.shape[-1] ** -0.5)[..., None]
+                scores_BxHxL = jnp.sum(queries_BxHxKx1 * keys[layer], axis=2, dtype=jnp.float32)
+                weights_BxHxL = jax.nn.softmax(jnp.where(unread_1x1xL, -1e30, scores_BxHxL), axis=-1)
+                attended = jnp.sum(weights_BxHxL[..., None].astype(self.dtype) * values[layer], axis=2)
+                return attended.reshape(len(token_B), -1)
 
-            stream_BxD = block(stream_BxD, attend, None)
-        return self._logits(stream_BxD), Cache(new_keys, new_values)
+            stream_BxD = block(stream_BxD, read, None)
+        return self._logits(stream_BxD), Cache(keys, values)
 
 
 def activation_dtype(settings: ModelSettings):
@@ -156,14 +168,18 @@ def make_model(settings: ModelSettings) -> Model:
         ]
         return jax.tree.unflatten(structure, leaves)
 
-    def init_cache(rows):
-        shape = (rows, settings.context_tokens, settings.heads, settings.width // settings.heads)
-        empty = [jnp.zeros(shape, dtype) for _ in range(settings.layers)]
-        return Cache(empty, empty)
+    def init_cache(rows, positions):
+        heads, head_width = settings.heads, settings.width // settings.heads
+        return Cache(
+            [jnp.zeros((rows, heads, head_width, positions), dtype) for _ in range(settings.layers)],
+            [jnp.zeros((rows, heads, positions, head_width), dtype) for _ in range(settings.layers)],
+        )
 
     return Model(
         init=init,
-        apply=lambda parameters, inputs_BxL, key=None: nnx.merge(graph, parameters).packed(inputs_BxL, key),
+        apply=lambda parameters, inputs_BxL, depth_BxL, key=None: nnx.merge(graph, parameters).packed(
+            inputs_BxL, depth_BxL, key
+        ),
         init_cache=init_cache,
         decode=lambda parameters, *step: nnx.merge(graph, parameters).decode(*step),
     )

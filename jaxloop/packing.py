@@ -1,78 +1,173 @@
-"""Packing: several expressions share one row of the model's input, so that little of it is padding.
+"""Packing: the expressions of a step share rows, and what they begin alike is computed once.
 
-Each expression stands whole in one row and begins with `<eos>`, which serves as the start token too: for
-`( not True )` the inputs are `<eos> ( not True )` and the targets `( not True ) <eos>`. No expression is cut, so every
-token of every expression is trained on equally often.
+A row holds a prefix tree. Each position stands for one prefix of one or more expressions: its input is the prefix's
+last token (`<eos>` for the empty prefix, which serves as the start token), its depth is the prefix's length, and its
+targets are how often each token comes next. Positions follow each other depth first, so a position is an ancestor of
+all that follow it until the first that is no deeper. Attention looks at ancestors only; for each expression that is
+what causal attention over it alone would be. So the loss and its gradient are those of separate expressions, each of
+them whole and each token counted equally often, at the cost of the different prefixes only.
 
-Legend: N rows of token ids, T tokens a row, P packed rows, L tokens a packed row.
+The host plans which expression lies where; the device writes the rows of a step from that.
+
+Legend: N expressions, T tokens an expression (the context), S steps, E expressions a step, R rows, L positions a row,
+V vocabulary.
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.vocabulary import EOS, lengths
+from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths, unique_rows
 
-NO_TARGET = 255
-
-
-class Packed(NamedTuple):
-    """Inputs and targets of a set of expressions; the rows past `row_count` are padding."""
-
-    inputs_PxL: np.ndarray  # uint8, `<eos>` at the start of each expression and in the padding
-    targets_PxL: np.ndarray  # uint8, NO_TARGET in the padding
-    row_count: np.ndarray  # int32
-    expression_count: np.ndarray  # int32
+# Rows that are filled at the same time: with four, a step fills nearly as few rows as with all of them open.
+_OPEN_ROWS = 4
 
 
-def pack(tokens_NxT: np.ndarray, row_tokens: int, capacity_rows: int) -> Packed:
-    """Pack expressions into rows, best fit first, longest first.
+class Plan(NamedTuple):
+    """Which expressions each step reads, in the order of their places, and where in its rows each lies."""
+
+    expression_SxE: np.ndarray  # int32, among the sorted expressions
+    shared_SxE: np.ndarray  # int32, positions that it shares with the one before it, which lies in the same row
+    place_SxE: np.ndarray  # int32, its first own position, counted through all rows
+    row_count_S: np.ndarray  # int32, rows that hold something
+
+
+class Rows(NamedTuple):
+    """The prefix trees of one step."""
+
+    inputs_RxL: jax.Array  # uint8
+    depth_RxL: jax.Array  # uint8 or wider, 0 for padding
+    targets_RxLxV: jax.Array  # float32, how often each token comes next; 0 for padding
+
+
+def sort_rows(tokens_NxT: np.ndarray) -> np.ndarray:
+    """The rows in byte order, in which those that begin alike are neighbours."""
+    tokens_UxT, _, counts_U = unique_rows(tokens_NxT)
+    return np.repeat(tokens_UxT, counts_U, axis=0)
+
+
+def batch_order(generator: np.random.Generator, expressions: int, steps: int, batch_expressions: int) -> np.ndarray:
+    """Which expressions each step trains on, (steps, batch_expressions) int32: one random order after another.
+
+    Within every run of `expressions` places each expression stands once, so all are trained on equally often.
+    """
+    epochs = -(-steps * batch_expressions // expressions)
+    order = np.tile(np.arange(expressions, dtype=np.int32), (epochs, 1))
+    return generator.permuted(order, axis=1).reshape(-1)[: steps * batch_expressions].reshape(steps, batch_expressions)
+
+
+def most_rows(expressions: int, width: int, row_tokens: int) -> int:
+    """Rows that suffice for any expressions of this width: one is begun when no open row has room for `width` more."""
+    return min(expressions, expressions * width // (row_tokens - width + 1) + _OPEN_ROWS)
+
+
+def plan(tokens_NxT: np.ndarray, expression_SxE: np.ndarray, row_tokens: int) -> Plan:
+    """Decide where the expressions of each step lie: in byte order, each in the open row with the tightest fit.
 
     Args:
-      tokens_NxT: (N, T) uint8.
+      tokens_NxT: sorted by `sort_rows`, uint8.
+      expression_SxE: which of them each step reads.
       row_tokens: L, at least T.
-      capacity_rows: P, fixed so that no generation changes a shape; N always suffices.
+    """
+    expression_SxE = np.sort(expression_SxE, axis=1)
+    # A row that was cut off by the context has no `<eos>` to predict.
+    positions_SxE = np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])[expression_SxE]
+    shared_SxE, place_SxE = np.zeros_like(positions_SxE), np.zeros_like(positions_SxE)
+    alike_SxE = _alike(tokens_NxT, expression_SxE)
+
+    steps_S = np.arange(len(expression_SxE))
+    shape = (len(steps_S), _OPEN_ROWS)
+    room, row, alike = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    row_count_S = np.zeros(len(steps_S), np.int64)
+    for index, positions_S in enumerate(positions_SxE.T):
+        # What an expression and the last one of a row begin with alike is what all between them begin with.
+        alike = np.minimum(alike, alike_SxE[:, index, None])
+        left = room + alike - positions_S[:, None]
+        chosen_S = np.where(left >= 0, left, row_tokens).argmin(axis=1)
+        full_S = steps_S[left[steps_S, chosen_S] < 0]
+        chosen_S[full_S] = fullest = room[full_S].argmin(axis=1)
+        room[full_S, fullest], alike[full_S, fullest] = row_tokens, 0
+        row[full_S, fullest] = row_count_S[full_S]
+        row_count_S[full_S] += 1
+        here = steps_S, chosen_S
+        shared_SxE[:, index] = alike[here]
+        place_SxE[:, index] = (row[here] + 1) * row_tokens - room[here]
+        room[here] -= positions_S - alike[here]
+        alike[here] = positions_S
+
+    # Rows have grown side by side. At equal places, expressions that bring no position belong to what lies before.
+    by_place = np.argsort(2 * place_SxE + (positions_SxE > shared_SxE), axis=1, kind="stable")
+    ordered = [
+        np.take_along_axis(a, by_place, axis=1).astype(np.int32) for a in (expression_SxE, shared_SxE, place_SxE)
+    ]
+    return Plan(*ordered, row_count_S.astype(np.int32))
+
+
+def whole_plan(tokens_NxT: np.ndarray, row_tokens: int, capacity: int) -> Plan:
+    """One step that reads all N expressions, padded to a capacity of expressions, for a shape that never changes."""
+    count = len(tokens_NxT)
+    whole = plan(tokens_NxT, np.arange(count, dtype=np.int32)[None], row_tokens)
+    missing = ((0, 0), (0, capacity - count))
+    return Plan(
+        expression_SxE=np.pad(whole.expression_SxE, missing),
+        shared_SxE=np.pad(whole.shared_SxE, missing),
+        # Past every row: `lay_out` drops it.
+        place_SxE=np.pad(whole.place_SxE, missing, constant_values=np.iinfo(np.int32).max // 2),
+        row_count_S=whole.row_count_S,
+    )
+
+
+def _alike(tokens_NxT: np.ndarray, expression_SxE: np.ndarray) -> np.ndarray:
+    """Positions that each expression of a step could share with the one before it, (S, E): 1 + tokens begun alike.
+
+    Two sorted expressions begin alike in as many tokens as the least of the neighbours between them do.
+    """
+    differ_NxT = tokens_NxT[1:] != tokens_NxT[:-1]
+    first_N = np.where(differ_NxT.any(axis=1), differ_NxT.argmax(axis=1), tokens_NxT.shape[1])
+    least = [np.append(first_N, 0)]  # least[k][i]: over the 2^k neighbours from i on
+    while 2 ** len(least) < len(tokens_NxT):
+        reach = 2 ** (len(least) - 1)
+        least.append(np.minimum(least[-1], np.append(least[-1][reach:], np.zeros(reach, np.int64))))
+    before_SxE, after_SxE = expression_SxE[:, :-1], expression_SxE[:, 1:]
+    apart_SxE = after_SxE - before_SxE
+    level_SxE = np.maximum(np.frexp(apart_SxE)[1] - 1, 0)
+    table = np.stack(least)
+    tokens_SxE = np.minimum(table[level_SxE, before_SxE], table[level_SxE, np.maximum(after_SxE - 2**level_SxE, 0)])
+    tokens_SxE = np.where(apart_SxE == 0, tokens_NxT.shape[1], tokens_SxE)
+    length_SxE = lengths(tokens_NxT)[expression_SxE]
+    tokens_SxE = np.minimum(tokens_SxE, np.minimum(length_SxE[:, :-1], length_SxE[:, 1:]))
+    return np.pad(np.minimum(tokens_SxE + 1, tokens_NxT.shape[1]), ((0, 0), (1, 0)))
+
+
+def lay_out(
+    tokens_NxT: jax.Array, expression_E: jax.Array, shared_E: jax.Array, place_E: jax.Array, rows: int, row_tokens: int
+) -> Rows:
+    """Write the rows of one step of a plan; traced.
+
+    Args:
+      tokens_NxT: the sorted expressions that the plan is for.
+      expression_E, shared_E, place_E: one step of the plan.
+      rows: R, as many as the step fills, or more.
+      row_tokens: L.
     """
     width = tokens_NxT.shape[1]
-    length_N = lengths(tokens_NxT)
-    # A row that was cut off by the context has no `<eos>` to predict.
-    cost_N = np.minimum(length_N + 1, width)
-    order_N = np.argsort(-cost_N, kind="stable")
+    tokens_ExT, depth_1xT = tokens_NxT[expression_E], jnp.arange(width)[None]
+    # A prefix lies with the first expression that has it: the last one before here that shares less than its length.
+    origin_ExT = jnp.where(shared_E[:, None] <= depth_1xT, (place_E - shared_E)[:, None], -1)
+    place_ExT = jax.lax.cummax(origin_ExT, axis=0) + depth_1xT
+    length_Ex1 = jnp.sum(tokens_ExT != EOS, axis=1, keepdims=True)
+    place_ExT = jnp.where(depth_1xT <= length_Ex1, jnp.minimum(place_ExT, rows * row_tokens), rows * row_tokens)
+    inputs_ExT = jnp.pad(tokens_ExT[:, :-1], ((0, 0), (1, 0)), constant_values=EOS)
+    depth_ExT = jnp.broadcast_to(depth_1xT, place_ExT.shape).astype(jnp.uint8 if width <= 256 else jnp.int32)
 
-    row_N, start_N = np.empty(len(order_N), np.int64), np.empty(len(order_N), np.int64)
-    rows_with_room = [[] for _ in range(row_tokens + 1)]
-    rooms = 0  # bit r is set while some row has room for exactly r more tokens
-    row_count = 0
-    for place, cost in zip(order_N.tolist(), cost_N[order_N].tolist(), strict=True):
-        fitting = rooms >> cost
-        if fitting:
-            room = cost + (fitting & -fitting).bit_length() - 1
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = row_tokens, row_count
-            row_count += 1
-        row_N[place], start_N[place] = row, row_tokens - room
-        left = room - cost
-        if left:
-            rows_with_room[left].append(row)
-            rooms |= 1 << left
+    def positions(fill, dtype):
+        return jnp.full(rows * row_tokens, fill, dtype).at[place_ExT]
 
-    inputs_PxL = np.full((capacity_rows, row_tokens), EOS, np.uint8)
-    targets_PxL = np.full((capacity_rows, row_tokens), NO_TARGET, np.uint8)
-    source, place = np.nonzero(np.arange(width) < cost_N[:, None])
-    row, column = row_N[source], start_N[source] + place
-    targets_PxL[row, column] = tokens_NxT[source, place]
-    inputs_PxL[row, column] = np.where(place == 0, EOS, tokens_NxT[source, place - 1])
-    return Packed(inputs_PxL, targets_PxL, np.int32(row_count), np.int32(len(tokens_NxT)))
-
-
-def batch_order(generator: np.random.Generator, row_count: int, steps: int, batch_rows: int) -> np.ndarray:
-    """Which packed rows each step trains on, (steps, batch_rows) int32: one random order after another.
-
-    Within every run of row_count places each row stands once, so all rows are trained on equally often.
-    """
-    epochs = -(-steps * batch_rows // row_count)
-    order = np.tile(np.arange(row_count, dtype=np.int32), (epochs, 1))
-    return generator.permuted(order, axis=1).reshape(-1)[: steps * batch_rows].reshape(steps, batch_rows)
+    targets = jnp.zeros(rows * row_tokens * VOCABULARY_SIZE).at[place_ExT * VOCABULARY_SIZE + tokens_ExT]
+    return Rows(
+        inputs_RxL=positions(EOS, jnp.uint8).set(inputs_ExT, mode="drop").reshape(rows, row_tokens),
+        depth_RxL=positions(0, depth_ExT.dtype).set(depth_ExT, mode="drop").reshape(rows, row_tokens),
+        targets_RxLxV=targets.add(1, mode="drop").reshape(rows, row_tokens, VOCABULARY_SIZE),
+    )

@@ -18,17 +18,17 @@ from jaxloop.config import PopulationSettings
 def use_all_cores() -> None:
     """Make each core of a CPU a device of its own; to be called before JAX computes anything.
 
-    One more is for what the host measures, which then never waits for a loop. Loops have two at least: XLA compiles a
-    program for a single device differently, and its last bits would depend on that.
+    Not one more: XLA keeps a thread for each device, and more threads than cores cost a quarter of the speed. But two
+    at least: XLA compiles a program for a single device differently, and its last bits would depend on that.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Where the program around us has used JAX already, its devices are what there is.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(cores, 2) + 1)
+        jax.config.update("jax_num_cpu_devices", max(cores, 2))
 
 
 def measuring_device() -> jax.Device:
-    """The device of what the host measures: a CPU device that loops are not computed on, where there is one."""
+    """The device of what the host measures: the CPU device that is the last to be given a loop."""
     try:
         return jax.local_devices(backend="cpu")[-1]
     except RuntimeError:  # JAX was told to use accelerators only.
@@ -40,8 +40,6 @@ class Placement:
 
     def __init__(self, settings: PopulationSettings, loop_count: int):
         devices, on_cpu = jax.devices(), jax.default_backend() == "cpu"
-        if on_cpu and len(devices) > 2:
-            devices = devices[:-1]
         # No more devices than loops, but two on a CPU, for the reason given in `use_all_cores`.
         devices = devices[: max(loop_count, 2 if on_cpu else 1)]
         self.per_device = settings.loops_per_device or (1 if on_cpu else -(-loop_count // len(devices)))

@@ -1,6 +1,6 @@
-"""Training one model from scratch on packed rows: one traced function from key and data to the best parameters.
+"""Training one model from scratch on packed expressions: traced functions from key and data to the best parameters.
 
-Legend: P packed rows, L tokens a packed row, B packed rows a step, S steps.
+Legend: N expressions, T tokens an expression, R rows, L positions a row, V vocabulary (see `packing`).
 """
 
 from collections.abc import Callable
@@ -8,11 +8,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxloop.config import TrainSettings
 from jaxloop.model import Model
-from jaxloop.packing import NO_TARGET, Packed
+from jaxloop.packing import Plan, Rows, lay_out, most_rows
+
+
+class Corpus(NamedTuple):
+    """Expressions, and the plan of how steps read them."""
+
+    tokens_NxT: np.ndarray  # uint8, sorted by `packing.sort_rows`; rows that the plan does not name are padding
+    plan: Plan
+    expression_count: np.ndarray  # int32
 
 
 class TrainingKnobs(NamedTuple):
@@ -34,35 +43,47 @@ class Training(NamedTuple):
     looks_without_gain: jax.Array
 
 
-def token_nats(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Summed negative log-likelihood in nats of all targets that are not NO_TARGET, and their number."""
-    counted_BxL = targets_BxL != NO_TARGET
-    labels_BxL = jnp.where(counted_BxL, targets_BxL, 0).astype(jnp.int32)
-    nats_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, labels_BxL)
-    return jnp.sum(jnp.where(counted_BxL, nats_BxL, 0)), jnp.sum(counted_BxL)
+def chunk_rows(row_tokens: int) -> int:
+    """Rows that are computed at once: what a core's cache holds, or what fills an accelerator."""
+    positions = 384 if jax.default_backend() == "cpu" else 16_384
+    return max(1, positions // row_tokens)
 
 
-def make_evaluate(model: Model, batch_rows: int) -> Callable[[dict, Packed], jax.Array]:
-    """Build `evaluate(parameters, packed) -> nats per expression`, `<eos>` included, without dropout.
+def make_read(corpus_width: int, expressions: int, row_tokens: int) -> Callable:
+    """Build `read(corpus, step) -> Rows, chunks`: the rows of a step, and how many chunks of them hold something."""
+    size = chunk_rows(row_tokens)
+    capacity = -(-most_rows(expressions, corpus_width, row_tokens) // size) * size
 
-    Only batches that hold rows are computed, so padding up to the capacity costs nothing.
+    def read(corpus: Corpus, step: jax.Array) -> tuple[Rows, jax.Array]:
+        plan = corpus.plan
+        of_step = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
+        return lay_out(corpus.tokens_NxT, *of_step, capacity, row_tokens), (plan.row_count_S[step] + size - 1) // size
+
+    return read
+
+
+def chunk_nats(model: Model, parameters: dict, rows: Rows, chunk: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Negative log-likelihood in nats, summed over all targets of one chunk of the rows."""
+    size = chunk_rows(rows.inputs_RxL.shape[1])
+    inputs_RxL, depth_RxL, targets_RxLxV = (jax.lax.dynamic_slice_in_dim(array, chunk * size, size) for array in rows)
+    logits_RxLxV = model.apply(parameters, inputs_RxL, depth_RxL, key)
+    return -jnp.sum(targets_RxLxV * jax.nn.log_softmax(logits_RxLxV))
+
+
+def make_evaluate(model: Model, width: int, expressions: int, row_tokens: int) -> Callable:
+    """Build `evaluate(parameters, corpus, active) -> nats per expression`, `<eos>` included, without dropout.
+
+    The corpus has one step, of so many expressions at most. Where `active` is false, nothing is computed.
     """
+    read = make_read(width, expressions, row_tokens)
 
-    def evaluate(parameters: dict, packed: Packed) -> jax.Array:
-        capacity = packed.inputs_PxL.shape[0]
-        size = min(batch_rows, capacity)
+    def evaluate(parameters: dict, corpus: Corpus, active: jax.Array) -> jax.Array:
+        rows, chunks = read(corpus, 0)
 
-        def add_batch(index, total):
-            # The last batch is moved back to end with the array; what it repeats is left out of the sum.
-            start = jnp.minimum(index * size, capacity - size)
-            inputs_BxL = jax.lax.dynamic_slice_in_dim(packed.inputs_PxL, start, size)
-            targets_BxL = jax.lax.dynamic_slice_in_dim(packed.targets_PxL, start, size)
-            repeated_B = start + jnp.arange(size) < index * size
-            targets_BxL = jnp.where(repeated_B[:, None], jnp.uint8(NO_TARGET), targets_BxL)
-            return total + token_nats(model.apply(parameters, inputs_BxL), targets_BxL)[0]
+        def add_chunk(chunk, total):
+            return total + chunk_nats(model, parameters, rows, chunk)
 
-        batches = (packed.row_count + size - 1) // size
-        return jax.lax.fori_loop(0, batches, add_batch, 0.0) / packed.expression_count
+        return jax.lax.fori_loop(0, jnp.where(active, chunks, 0), add_chunk, 0.0) / corpus.expression_count
 
     return evaluate
 
@@ -94,17 +115,19 @@ def looks(settings: TrainSettings) -> int:
     return -(-settings.steps // settings.evaluate_every_steps)
 
 
-def make_train(settings: TrainSettings, model: Model) -> tuple[Callable, Callable]:
+def make_train(
+    settings: TrainSettings, model: Model, width: int, validation_expressions: int, row_tokens: int
+) -> tuple[Callable, Callable]:
     """Build the two traced functions that train a model.
 
     Returns:
       `begin(init_key, knobs) -> Training`, and
-      `train_and_look(Training, dropout_key, knobs, training, validation, order_SxB, active) -> Training`, which takes
-      the steps up to the next look at the validation rows, and looks. Calling it `looks(settings)` times trains the
-      model; where all steps are taken, patience has run out, or `active` is false, it returns what it was given at
-      no cost. The shapes of the packed rows are fixed; how many of them count is traced.
+      `train_and_look(Training, dropout_key, knobs, training, validation, active) -> Training`, which takes the steps up
+      to the next look at the validation expressions, and looks. Calling it `looks(settings)` times trains the model;
+      where all steps are taken, patience has run out, or `active` is false, it returns what it was given at no cost.
     """
-    evaluate = make_evaluate(model, settings.batch_rows)
+    read = make_read(width, settings.batch_expressions, row_tokens)
+    evaluate = make_evaluate(model, width, validation_expressions, row_tokens)
 
     def begin(init_key: jax.Array, knobs: TrainingKnobs) -> Training:
         parameters = model.init(init_key)
@@ -122,22 +145,27 @@ def make_train(settings: TrainSettings, model: Model) -> tuple[Callable, Callabl
         state: Training,
         dropout_key: jax.Array,
         knobs: TrainingKnobs,
-        training: Packed,
-        validation: Packed,
-        order_SxB: jax.Array,
+        training: Corpus,
+        validation: Corpus,
         active: jax.Array,
     ) -> Training:
         optimiser = make_optimiser(settings, knobs)
 
-        def loss(parameters, step):
-            rows_B = order_SxB[step]
-            logits = model.apply(parameters, training.inputs_PxL[rows_B], jax.random.fold_in(dropout_key, step))
-            nats, count = token_nats(logits, training.targets_PxL[rows_B])
-            return nats / jnp.maximum(count, 1)
-
         def take_step(step, carry):
             parameters, optimiser_state, _ = carry
-            nats, gradient = jax.value_and_grad(loss)(parameters, step)
+            rows, chunks = read(training, step)
+            key = jax.random.fold_in(dropout_key, step)
+
+            def add_chunk(chunk, total):
+                nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=1)(
+                    model, parameters, rows, chunk, jax.random.fold_in(key, chunk)
+                )
+                return jax.tree.map(jnp.add, total, nats_and_gradient)
+
+            nothing = jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters)
+            total = jax.lax.fori_loop(0, chunks, add_chunk, nothing)
+            targets = jnp.sum(rows.targets_RxLxV)
+            nats, gradient = jax.tree.map(lambda summed: summed / targets, total)
             updates, optimiser_state = optimiser.update(gradient, optimiser_state, parameters)
             return optax.apply_updates(parameters, updates), optimiser_state, nats
 
@@ -148,8 +176,7 @@ def make_train(settings: TrainSettings, model: Model) -> tuple[Callable, Callabl
         parameters, optimiser_state, training_nats = jax.lax.fori_loop(
             state.step, until, take_step, (state.parameters, state.optimiser_state, state.training_nats)
         )
-        looked_at = validation._replace(row_count=jnp.where(goes_on, validation.row_count, 0))
-        nats = jnp.where(goes_on, evaluate(parameters, looked_at), jnp.inf)
+        nats = jnp.where(goes_on, evaluate(parameters, validation, goes_on), jnp.inf)
         gained = nats < state.best_validation_nats
         return Training(
             parameters=parameters,
