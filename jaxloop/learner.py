@@ -5,6 +5,7 @@ and returns at once; and `finish`, which waits for it. Nothing after the first g
 """
 
 import collections
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -18,7 +19,7 @@ from jaxloop.cycles import row_count, rows_of_generation
 from jaxloop.keys import Purpose, device_key, host_generator
 from jaxloop.language import language_of
 from jaxloop.model import make_model
-from jaxloop.packing import batch_order, plan, sort_rows, whole_plan
+from jaxloop.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.population import Placement
 from jaxloop.sample import make_sample
 from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_evaluate, make_train
@@ -67,15 +68,15 @@ class TransformerLearner:
         self._config = config
         self._placement = Placement(config.population, loop_count)
         self.places = self._placement.places
-        self.row_tokens = choose_row_tokens(config)
+        self.shape = choose_shape(config)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
         self._held_out = {}
 
         model = make_model(config.model)
-        begin, train_and_look = make_train(train, model, width, self._capacities[1], self.row_tokens)
+        begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
         sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
-        evaluate = make_evaluate(model, width, config.measure.held_out_rows, self.row_tokens)
+        evaluate = make_evaluate(model, width, config.measure.held_out_rows, self.shape)
 
         def begin_loop(seed, generation, knobs):
             return begin(device_key(seed, Purpose.PARAMETERS, generation), knobs)
@@ -103,7 +104,7 @@ class TransformerLearner:
     def _whole(self, tokens_NxT: np.ndarray, capacity: int) -> Corpus:
         """All of these expressions, as one step."""
         sorted_NxT = sort_rows(tokens_NxT)
-        whole = whole_plan(sorted_NxT, self.row_tokens, capacity)
+        whole = whole_plan(sorted_NxT, self.shape.row_tokens, capacity)
         return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
 
     def _inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> tuple:
@@ -117,7 +118,7 @@ class TransformerLearner:
         order_SxE = batch_order(order, training_rows, train.steps, train.batch_expressions)
         training = Corpus(
             _padded(sorted_NxT, self._capacities[0]),
-            plan(sorted_NxT, order_SxE, self.row_tokens),
+            plan(sorted_NxT, order_SxE, self.shape.row_tokens),
             np.int32(training_rows),
         )
         validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
@@ -159,7 +160,7 @@ class TransformerLearner:
             waiting.append(step)
             # The devices always have the next call already when the host looks at how far the last one came.
             if len(waiting) > 1:
-                steps_done.append(int(np.max(waiting.popleft())))
+                steps_done.append(int(np.asarray(waiting.popleft()).max()))
             if len(steps_done) > 1 and steps_done[-2] == steps_done[-1]:
                 break  # Every loop's patience has run out.
         jax.block_until_ready(state)
@@ -198,26 +199,32 @@ class TransformerLearner:
         return outcomes, finished.train_seconds, finished.sample_seconds
 
 
-def choose_row_tokens(config: Config) -> int:
-    """Positions a packed row: the setting, or what costs least for the language.
+def choose_shape(config: Config) -> RowShape:
+    """How the learner lays out its rows: long ones repeat fewer beginnings, but their attention costs more.
 
-    Longer rows repeat fewer beginnings and leave less room empty, and their attention costs more. The cost of a
-    position is counted in multiplications, those of attention (with its softmax) at three times, which is how much
-    slower they were on a CPU core.
+    The length is the setting, or what needs the fewest multiplications for the language. On a CPU a chunk is what a
+    core's cache holds, and at most half of a usual step, so that steps with less to read cost less; on accelerators it
+    is a whole step.
     """
-    if config.train.row_tokens:
-        return config.train.row_tokens
-    width, context = config.model.width, config.model.context_tokens
-    steps = 20
-    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), 2000, context)
+    width, context, batch = config.model.width, config.model.context_tokens, config.train.batch_expressions
+    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), max(2000, batch), context)
     sorted_NxT = sort_rows(drawn_NxT)
-    order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), steps, config.train.batch_expressions)
+    order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), 20, batch)
 
-    def cost(row_tokens: int) -> float:
-        rows = plan(sorted_NxT, order_SxE, row_tokens).row_count_S.mean()
-        return rows * row_tokens * (12 * width**2 + 3 * 2 * row_tokens * width)
+    def usual_rows(row_tokens: int) -> float:
+        return plan(sorted_NxT, order_SxE, row_tokens).row_count_S.mean()
 
-    return min((context * 2**doubling for doubling in range(4)), key=cost)
+    def multiplications(row_tokens: int) -> float:
+        return usual_rows(row_tokens) * row_tokens * (12 * width**2 + 2 * row_tokens * width)
+
+    lengths = [config.train.row_tokens] if config.train.row_tokens else [context * 2**power for power in range(4)]
+    row_tokens = min(lengths, key=multiplications)
+    rows = usual_rows(row_tokens)
+    if jax.default_backend() == "cpu":
+        chunk_rows = min(384 // row_tokens, math.ceil(rows / 2))
+    else:
+        chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))
+    return RowShape(row_tokens, max(chunk_rows, 1))
 
 
 def _padded(tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:

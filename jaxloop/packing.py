@@ -25,6 +25,13 @@ from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths, unique_rows
 _OPEN_ROWS = 4
 
 
+class RowShape(NamedTuple):
+    """How long rows are, and how many are computed at once."""
+
+    row_tokens: int
+    chunk_rows: int
+
+
 class Plan(NamedTuple):
     """Which expressions each step reads, in the order of their places, and where in its rows each lies."""
 

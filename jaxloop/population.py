@@ -5,11 +5,15 @@ loops there are, so a loop's results do not either. On accelerators each device 
 """
 
 import contextlib
+import hashlib
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
+import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloop.config import PopulationSettings
@@ -25,6 +29,32 @@ def use_all_cores() -> None:
     # Where the program around us has used JAX already, its devices are what there is.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(cores, 2))
+
+
+def keep_compiled_programs() -> None:
+    """Keep what XLA compiles in the user's cache folder, so that a second start compiles nothing.
+
+    Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        # A home folder may be shared by machines whose processors differ: each kind has its own programs.
+        processor = "".join(sorted(set(_processor_lines())))
+        kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
+        folder = platformdirs.user_cache_path("jaxloop") / "compiled" / kind
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor_lines() -> list[str]:
+    """What the system says of the processor's model and instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return [platform.machine(), platform.processor()]
+    return [line for line in lines if line.startswith(("model name", "flags", "Features"))]
 
 
 def measuring_device() -> jax.Device:

@@ -15,7 +15,7 @@ from jaxloop.cycles import provenance_counts
 from jaxloop.language import Language, language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Record, State, run_loops
-from jaxloop.population import use_all_cores
+from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.store import RunFolder
 
 
@@ -108,6 +108,7 @@ def run(
       KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
+    keep_compiled_programs()
     language = language_of(config.language)
     all_loops = loops(config)
     with RunFolder(path, config, command, overwrite) as folder:

@@ -13,7 +13,7 @@ import optax
 
 from jaxloop.config import TrainSettings
 from jaxloop.model import Model
-from jaxloop.packing import Plan, Rows, lay_out, most_rows
+from jaxloop.packing import Plan, Rows, RowShape, lay_out, most_rows
 
 
 class Corpus(NamedTuple):
@@ -43,45 +43,41 @@ class Training(NamedTuple):
     looks_without_gain: jax.Array
 
 
-def chunk_rows(row_tokens: int) -> int:
-    """Rows that are computed at once: what a core's cache holds, or what fills an accelerator."""
-    positions = 384 if jax.default_backend() == "cpu" else 16_384
-    return max(1, positions // row_tokens)
-
-
-def make_read(corpus_width: int, expressions: int, row_tokens: int) -> Callable:
+def make_read(width: int, expressions: int, shape: RowShape) -> Callable:
     """Build `read(corpus, step) -> Rows, chunks`: the rows of a step, and how many chunks of them hold something."""
-    size = chunk_rows(row_tokens)
-    capacity = -(-most_rows(expressions, corpus_width, row_tokens) // size) * size
+    size = shape.chunk_rows
+    capacity = -(-most_rows(expressions, width, shape.row_tokens) // size) * size
 
     def read(corpus: Corpus, step: jax.Array) -> tuple[Rows, jax.Array]:
         plan = corpus.plan
         of_step = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
-        return lay_out(corpus.tokens_NxT, *of_step, capacity, row_tokens), (plan.row_count_S[step] + size - 1) // size
+        rows = lay_out(corpus.tokens_NxT, *of_step, capacity, shape.row_tokens)
+        return rows, (plan.row_count_S[step] + size - 1) // size
 
     return read
 
 
-def chunk_nats(model: Model, parameters: dict, rows: Rows, chunk: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Negative log-likelihood in nats, summed over all targets of one chunk of the rows."""
-    size = chunk_rows(rows.inputs_RxL.shape[1])
+def chunk_nats(
+    model: Model, size: int, parameters: dict, rows: Rows, chunk: jax.Array, key: jax.Array | None = None
+) -> jax.Array:
+    """Negative log-likelihood in nats, summed over all targets of one chunk of so many rows."""
     inputs_RxL, depth_RxL, targets_RxLxV = (jax.lax.dynamic_slice_in_dim(array, chunk * size, size) for array in rows)
     logits_RxLxV = model.apply(parameters, inputs_RxL, depth_RxL, key)
     return -jnp.sum(targets_RxLxV * jax.nn.log_softmax(logits_RxLxV))
 
 
-def make_evaluate(model: Model, width: int, expressions: int, row_tokens: int) -> Callable:
+def make_evaluate(model: Model, width: int, expressions: int, shape: RowShape) -> Callable:
     """Build `evaluate(parameters, corpus, active) -> nats per expression`, `<eos>` included, without dropout.
 
     The corpus has one step, of so many expressions at most. Where `active` is false, nothing is computed.
     """
-    read = make_read(width, expressions, row_tokens)
+    read = make_read(width, expressions, shape)
 
     def evaluate(parameters: dict, corpus: Corpus, active: jax.Array) -> jax.Array:
         rows, chunks = read(corpus, 0)
 
         def add_chunk(chunk, total):
-            return total + chunk_nats(model, parameters, rows, chunk)
+            return total + chunk_nats(model, shape.chunk_rows, parameters, rows, chunk)
 
         return jax.lax.fori_loop(0, jnp.where(active, chunks, 0), add_chunk, 0.0) / corpus.expression_count
 
@@ -116,7 +112,7 @@ def looks(settings: TrainSettings) -> int:
 
 
 def make_train(
-    settings: TrainSettings, model: Model, width: int, validation_expressions: int, row_tokens: int
+    settings: TrainSettings, model: Model, width: int, validation_expressions: int, shape: RowShape
 ) -> tuple[Callable, Callable]:
     """Build the two traced functions that train a model.
 
@@ -126,8 +122,8 @@ def make_train(
       to the next look at the validation expressions, and looks. Calling it `looks(settings)` times trains the model;
       where all steps are taken, patience has run out, or `active` is false, it returns what it was given at no cost.
     """
-    read = make_read(width, settings.batch_expressions, row_tokens)
-    evaluate = make_evaluate(model, width, validation_expressions, row_tokens)
+    read = make_read(width, settings.batch_expressions, shape)
+    evaluate = make_evaluate(model, width, validation_expressions, shape)
 
     def begin(init_key: jax.Array, knobs: TrainingKnobs) -> Training:
         parameters = model.init(init_key)
@@ -157,8 +153,8 @@ def make_train(
             key = jax.random.fold_in(dropout_key, step)
 
             def add_chunk(chunk, total):
-                nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=1)(
-                    model, parameters, rows, chunk, jax.random.fold_in(key, chunk)
+                nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=2)(
+                    model, shape.chunk_rows, parameters, rows, chunk, jax.random.fold_in(key, chunk)
                 )
                 return jax.tree.map(jnp.add, total, nats_and_gradient)
 
