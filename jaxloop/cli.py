@@ -102,6 +102,77 @@ def run(
 
 
 @app.command()
+def bench(
+    source: Annotated[
+        str, typer.Argument(metavar="[PRESET|FILE]", help="What to measure; `bench` is every default.")
+    ] = "bench",
+    overrides: Overrides = None,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Of every measurement; the median counts.")] = 5,
+    against: Annotated[
+        str | None, typer.Option(metavar="nanogpt", help="Measure another program by turns, on the same data.")
+    ] = None,
+    nanogpt: Annotated[Path | None, typer.Option(metavar="PATH", help="A checkout of nanoGPT.")] = None,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Measure how cost grows with n, context, generations, loops and width.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the JSON there, and not to standard output.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure how fast this machine is: a table, and the same as JSON.
+
+    ```
+    jaxloop bench
+    jaxloop bench quick --repeats 10 --output quick.json
+    jaxloop bench --scaling
+    jaxloop bench --against nanogpt --nanogpt ~/nanoGPT
+    ```
+    """
+    from jaxloop.config import load
+
+    if against not in (None, "nanogpt"):
+        raise InputError(f"--against {against}: the only program that is known is nanogpt")
+    if against and scaling:
+        raise InputError("--against and --scaling are two measurements; ask for one of them")
+    if bool(against) != bool(nanogpt):
+        raise InputError("--against nanogpt needs --nanogpt with the path of its checkout, and the other way round")
+    config = load(source, overrides or [])
+    import json
+
+    from rich.console import Console
+
+    from jaxloop.display import show_measurements
+
+    progress = Console(stderr=True)
+
+    def say(line: str) -> None:
+        progress.print(f"{line} ...", style="dim", highlight=False)
+
+    if against:
+        from jaxloop.compare import against_nanogpt
+
+        results = against_nanogpt(config, nanogpt, repeats, say)
+    elif scaling:
+        from jaxloop.scaling import scaling as measure_scaling
+
+        results = measure_scaling(source, overrides or [], say)
+    else:
+        from jaxloop.bench import bench as measure
+
+        results = measure(config, repeats, say)
+    show_measurements(results, Console())
+    text = json.dumps(results, indent=2)
+    if output is None:
+        print(text)
+    else:
+        try:
+            output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--output {output}: {error.strerror}") from None
+
+
+@app.command()
 def check(
     file: TextFile,
     overrides: Overrides = None,

@@ -110,3 +110,37 @@ class RunDisplay:
             shares = (mean(column) for column in ("true_share", "false_share", "invalid_share", "diversity"))
             table.add_row(label, str(len(indices)), reached, *shares, mean("unique_share"))
         return Group(table, self._bar)
+
+
+def show_measurements(results: dict, console: Console) -> None:
+    """One table of everything that was measured; medians with the least and the greatest of the repeats."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for section, content in results.items():
+        if section == "config":
+            continue
+        rows = list(_measurement_rows(content))
+        table.add_row(f"[bold]{section.replace('_', ' ')}", "" if rows[0][0] else rows[0][1])
+        for name, value in rows if rows[0][0] else []:
+            table.add_row(f"  {name.replace('_', ' ')}", value)
+    console.print(table)
+
+
+def _measurement_rows(content, name: str = ""):
+    """(name, value) for everything in nested dictionaries and lists."""
+    if isinstance(content, dict) and content.keys() == {"median", "least", "greatest"}:
+        least, median, greatest = (_short(content[key]) for key in ("least", "median", "greatest"))
+        yield name, f"{median}  ({least} to {greatest})"
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _measurement_rows(value, f"{name}: {key}" if name else key)
+    elif isinstance(content, list):
+        for place, value in enumerate(content, start=1):
+            yield from _measurement_rows(value, f"{name} {place}")
+    else:
+        yield name, _short(content)
+
+
+def _short(value) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

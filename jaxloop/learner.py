@@ -42,6 +42,18 @@ class Outcome(NamedTuple):
         return not (np.isfinite(self.training_nats) and np.isfinite(self.validation_nats))
 
 
+class Inputs(NamedTuple):
+    """All that one loop's programs read."""
+
+    seed: np.ndarray
+    generation: np.ndarray
+    knobs: TrainingKnobs
+    temperature: np.ndarray
+    training: Corpus
+    validation: Corpus
+    held_out: Corpus
+
+
 class Started(NamedTuple):
     """Work that is under way on the devices."""
 
@@ -78,23 +90,27 @@ class TransformerLearner:
         sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
         evaluate = make_evaluate(model, width, config.measure.held_out_rows, self.shape)
 
-        def begin_loop(seed, generation, knobs):
-            return begin(device_key(seed, Purpose.PARAMETERS, generation), knobs)
+        def begin_loop(inputs):
+            return begin(device_key(inputs.seed, Purpose.PARAMETERS, inputs.generation), inputs.knobs)
 
-        def train_loop(state, seed, generation, knobs, training, validation, active):
-            dropout_key = device_key(seed, Purpose.DROPOUT, generation)
-            state = train_and_look(state, dropout_key, knobs, training, validation, active)
+        def train_loop(state, inputs, active):
+            dropout_key = device_key(inputs.seed, Purpose.DROPOUT, inputs.generation)
+            state = train_and_look(state, dropout_key, inputs.knobs, inputs.training, inputs.validation, active)
             # The step a second time: the state itself is given up to the next call.
             return state, state.step
 
-        def sample_loop(parameters, seed, generation, temperature, active):
-            return sample(parameters, device_key(seed, Purpose.SAMPLING, generation), temperature, active)
+        def sample_loop(parameters, inputs, active):
+            key = device_key(inputs.seed, Purpose.SAMPLING, inputs.generation)
+            return sample(parameters, key, inputs.temperature, active)
+
+        def evaluate_loop(parameters, inputs, active):
+            return evaluate(parameters, inputs.held_out, active)
 
         self._worker = ThreadPoolExecutor(max_workers=1)
-        self._begin = self._placement.map(begin_loop)
-        self._train = self._placement.map(train_loop, donate=(0,))
-        self._sample = self._placement.map(sample_loop)
-        self._evaluate = self._placement.map(evaluate)
+        self.begin = self._placement.map(begin_loop)  # inputs -> Training
+        self.train = self._placement.map(train_loop, donate=(0,))  # Training, inputs, active -> Training, step
+        self.sample = self._placement.map(sample_loop)  # parameters, inputs, active -> rows, tokens computed for them
+        self.evaluate = self._placement.map(evaluate_loop)  # parameters, inputs, active -> held-out nats
 
     def _split_sizes(self, rows: int) -> tuple[int, int]:
         """Rows to train on, and rows to choose the best parameters on."""
@@ -107,8 +123,8 @@ class TransformerLearner:
         whole = whole_plan(sorted_NxT, self.shape.row_tokens, capacity)
         return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
 
-    def _inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> tuple:
-        """Everything that one loop's programs read, as arrays on the host."""
+    def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> Inputs:
+        """All that one loop's programs read, as arrays on the host."""
         train = self._config.train
         split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
         shuffled_NxT = training_NxT[split.permutation(len(training_NxT))]
@@ -128,9 +144,20 @@ class TransformerLearner:
             learning_rate=np.float32(loop.config.train.learning_rate),
             weight_decay=np.float32(loop.config.train.weight_decay),
         )
-        temperature = np.float32(loop.config.sample.temperature)
-        seed, generation = np.uint32(loop.seed), np.uint32(generation)
-        return seed, generation, knobs, temperature, training, validation, self._held_out[loop.seed]
+        return Inputs(
+            seed=np.uint32(loop.seed),
+            generation=np.uint32(generation),
+            knobs=knobs,
+            temperature=np.float32(loop.config.sample.temperature),
+            training=training,
+            validation=validation,
+            held_out=self._held_out[loop.seed],
+        )
+
+    def put(self, members: list[Inputs]) -> tuple[Inputs, jax.Array]:
+        """The loops' inputs on their devices, and which places have a loop."""
+        active = [np.bool_(place < len(members)) for place in range(self.places)]
+        return self._placement.put(members), self._placement.put(active)
 
     def start(
         self, loops: list[Loop], generation: int, training: list[np.ndarray], held_out: list[np.ndarray]
@@ -143,20 +170,18 @@ class TransformerLearner:
           training: each loop's training rows, (N, T) uint8.
           held_out: each loop's held-out real rows, (H, T) uint8.
         """
-        inputs = [self._inputs(loop, generation, *rows) for loop, *rows in zip(loops, training, held_out, strict=True)]
-        active = [np.bool_(place < len(loops)) for place in range(self.places)]
+        members = [self.inputs(loop, generation, *rows) for loop, *rows in zip(loops, training, held_out, strict=True)]
         steps_done = []
-        return Started(loops, generation, steps_done, self._worker.submit(self._work, inputs, active, steps_done))
+        return Started(loops, generation, steps_done, self._worker.submit(self._work, members, steps_done))
 
-    def _work(self, inputs: list[tuple], active: list[np.bool_], steps_done: list[int]) -> Finished:
+    def _work(self, members: list[Inputs], steps_done: list[int]) -> Finished:
         """Train and sample on the devices; runs in a thread of its own, so that the host can measure meanwhile."""
         begun = time.perf_counter()
-        seed, generation, knobs, temperature, training, validation, held_out = self._placement.put(inputs)
-        active = self._placement.put(active)
-        state = self._begin(seed, generation, knobs)
+        inputs, active = self.put(members)
+        state = self.begin(inputs)
         waiting = collections.deque()
         for _ in range(looks(self._config.train)):
-            state, step = self._train(state, seed, generation, knobs, training, validation, active)
+            state, step = self.train(state, inputs, active)
             waiting.append(step)
             # The devices always have the next call already when the host looks at how far the last one came.
             if len(waiting) > 1:
@@ -165,10 +190,17 @@ class TransformerLearner:
                 break  # Every loop's patience has run out.
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        sampled, _ = jax.device_get(self._sample(state.best_parameters, seed, generation, temperature, active))
+        sampled, _ = jax.device_get(self.sample(state.best_parameters, inputs, active))
         finished = time.perf_counter()
-        held_out_nats = np.asarray(self._evaluate(state.best_parameters, held_out, active))
+        held_out_nats = np.asarray(self.evaluate(state.best_parameters, inputs, active))
         return Finished(jax.device_get(state), sampled, held_out_nats, trained - begun, finished - trained)
+
+    def compile(self, loop: Loop, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> None:
+        """Compile every program before `start` does, and run each once."""
+        inputs, active = self.put([self.inputs(loop, 0, training_NxT, held_out_HxT)])
+        state, _ = self.train(self.begin(inputs), inputs, active)
+        self.sample(state.best_parameters, inputs, active)
+        jax.block_until_ready(self.evaluate(state.best_parameters, inputs, active))
 
     def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], float, float]:
         """Wait for what was started.

@@ -5,7 +5,8 @@ last token (`<eos>` for the empty prefix, which serves as the start token), its 
 targets are how often each token comes next. Positions follow each other depth first, so a position is an ancestor of
 all that follow it until the first that is no deeper. Attention looks at ancestors only; for each expression that is
 what causal attention over it alone would be. So the loss and its gradient are those of separate expressions, each of
-them whole and each token counted equally often, at the cost of the different prefixes only.
+them whole and each token counted equally often, at the cost of the different prefixes only. (With dropout, expressions
+share the masks of what they share: the expected gradient is the same, and varies a little more.)
 
 The host plans which expression lies where; the device writes the rows of a step from that.
 

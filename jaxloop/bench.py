@@ -1,0 +1,246 @@
+"""Measures how fast this machine runs the loop, part by part, as medians with their spread over repeats."""
+
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxloop import metrics
+from jaxloop.config import Config, Loop
+from jaxloop.cycles import Rows, first
+from jaxloop.keys import Purpose, host_generator
+from jaxloop.language import language_of
+from jaxloop.learner import TransformerLearner
+from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.vocabulary import VOCABULARY_SIZE, lengths
+
+# What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
+_ROUND_SECONDS = 2.0
+_MEASURED_SAMPLES = 10_000
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest of the repeats."""
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
+
+
+def ceiling_flops(devices: int, repeats: int) -> dict[str, float]:
+    """Floating-point operations a second of products of square matrices, float32 on a CPU, on so many devices."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    multiply = jax.jit(lambda matrix: matrix @ matrix)
+    matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.devices()[:devices]]
+    jax.block_until_ready([multiply(matrix) for matrix in matrices])
+    rates = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready([multiply(matrix) for matrix in matrices])
+        rates.append(devices * 2 * size**3 / (time.perf_counter() - begun))
+    return spread(rates)
+
+
+def training_flops_per_position(config: Config, row_tokens: int) -> float:
+    """Operations of a step for each position: forward, and twice as many backward; products of matrices only."""
+    model = config.model
+    matrices = 12 * model.width**2 * model.layers + VOCABULARY_SIZE * model.width
+    attention = 2 * row_tokens * model.width * model.layers
+    return 3 * 2 * (matrices + attention)
+
+
+class Bench:
+    """A config's learner with data in its hands: one loop, or as many as fill the machine."""
+
+    def __init__(self, config: Config, loop_count: int, round_steps: int, rounds: int):
+        train = {"steps": max(round_steps * rounds, 2), "evaluate_every_steps": round_steps, "patience_evaluations": 0}
+        self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+        self.loop_count, self.round_steps = loop_count, round_steps
+        self.learner = TransformerLearner(self.config, loop_count)
+        language, width = language_of(config.language), config.model.context_tokens
+        inputs = []
+        for seed in range(loop_count):
+            rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
+            held_out_HxT = language.draw(
+                host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width
+            )
+            inputs.append(self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT, held_out_HxT))
+        training = inputs[0].training
+        cost_N = np.minimum(lengths(training.tokens_NxT) + 1, width)
+        self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
+        shape = self.learner.shape
+        chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
+        self.positions_per_step = float(chunks_S.mean() * shape.chunk_rows * shape.row_tokens)
+        self.device_inputs, self.active = self.learner.put(inputs)
+        self.state = None
+
+    def compile_seconds(self) -> dict[str, float]:
+        """Seconds to compile each program, none of them taken from the cache of earlier starts."""
+        inputs, active, learner = self.device_inputs, self.active, self.learner
+        state = jax.eval_shape(learner.begin, inputs)
+        programs = {
+            "begin": (learner.begin, (inputs,)),
+            "train": (learner.train, (state, inputs, active)),
+            "sample": (learner.sample, (state.best_parameters, inputs, active)),
+            "evaluate": (learner.evaluate, (state.best_parameters, inputs, active)),
+        }
+        enabled = jax.config.jax_enable_compilation_cache
+        jax.config.update("jax_enable_compilation_cache", False)
+        seconds = {}
+        for name, (program, arguments) in programs.items():
+            begun = time.perf_counter()
+            program.lower(*arguments).compile()
+            seconds[name] = time.perf_counter() - begun
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        return seconds
+
+    def train_round(self) -> float:
+        """Seconds of one round of training, its look at the validation rows included."""
+        if self.state is None:
+            self.state = self.learner.begin(self.device_inputs)
+        jax.block_until_ready(self.state)
+        begun = time.perf_counter()
+        self.state, step = self.learner.train(self.state, self.device_inputs, self.active)
+        jax.block_until_ready((self.state, step))
+        return time.perf_counter() - begun
+
+    def sample_round(self) -> tuple[float, np.ndarray, int]:
+        """Seconds of sampling all rows, the rows of the first loop, and how many tokens were computed for them."""
+        begun = time.perf_counter()
+        tokens, decoded = jax.device_get(
+            self.learner.sample(self.state.best_parameters, self.device_inputs, self.active)
+        )
+        return time.perf_counter() - begun, tokens[0], int(decoded[0])
+
+
+def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
+    """Measure compilation, training, sampling, the measures and memory, for one loop and for a full machine.
+
+    Args:
+      config: what to measure.
+      repeats: of every measurement, after one that is not counted.
+      say: is told what is going on.
+    """
+    use_all_cores()
+    keep_compiled_programs()
+    full = len(jax.devices()) if jax.default_backend() == "cpu" else 8
+    say("the machine's ceiling")
+    ceilings = {1: ceiling_flops(1, repeats), full: ceiling_flops(len(jax.devices()), repeats)}
+    results = {"machine": describe_machine(), "repeats": repeats, "config": config.model_dump(exclude_none=True)}
+    results["ceiling_gflops"] = {str(count): _scaled(ceilings[count], 1e-9) for count in ceilings}
+    round_steps = steps_of_a_round(config, ceilings[1]["median"])
+    for count in dict.fromkeys((1, full)):
+        say(f"{count} loop{'s' if count > 1 else ''}: compiling")
+        subject = Bench(config, count, round_steps, repeats + 1)
+        part = {"loops": count, "compile_seconds": subject.compile_seconds()}
+        say(f"{count} loop{'s' if count > 1 else ''}: training, {round_steps} steps a round")
+        seconds = [subject.train_round() for _ in range(repeats + 1)][1:]
+        flops = subject.positions_per_step * training_flops_per_position(config, subject.learner.shape.row_tokens)
+        part["training"] = {
+            "row_tokens": subject.learner.shape.row_tokens,
+            "chunk_rows": subject.learner.shape.chunk_rows,
+            "useful_tokens_per_step": subject.tokens_per_step,
+            "computed_positions_per_step": subject.positions_per_step,
+            "milliseconds_per_step": spread([1e3 * value / round_steps for value in seconds]),
+            "useful_tokens_per_second": spread([count * subject.tokens_per_step * round_steps / t for t in seconds]),
+            "share_of_ceiling": spread([count * flops * round_steps / t / ceilings[count]["median"] for t in seconds]),
+        }
+        say(f"{count} loop{'s' if count > 1 else ''}: sampling")
+        rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
+        rows_NxT, decoded = rounds[0][1:]
+        written = int(np.minimum(lengths(rows_NxT) + 1, rows_NxT.shape[1]).sum())
+        part["sampling"] = {
+            "samples_per_second": spread([count * len(rows_NxT) / t for t, *_ in rounds]),
+            "tokens_per_second": spread([count * written / t for t, *_ in rounds]),
+            "wasted_decode_share": 1 - written / decoded,
+        }
+        results[f"loops_{count}"] = part
+    say("the measures")
+    results["measuring"] = bench_measures(config, repeats)
+    for part in (results[f"loops_{count}"] for count in dict.fromkeys((1, full))):
+        train = config.train.steps * part["training"]["milliseconds_per_step"]["median"] / 1e3
+        sample = part["loops"] * config.cycle.rows / part["sampling"]["samples_per_second"]["median"]
+        measure = (
+            sum(spent["median"] for spent in results["measuring"].values()) * config.cycle.rows / _MEASURED_SAMPLES
+        )
+        part["generation_seconds"] = {
+            "training": train,
+            "sampling": sample,
+            "measuring, while the next one trains": part["loops"] * measure,
+            "a generation": max(train + sample, part["loops"] * measure),
+        }
+    results["peak_memory_bytes"] = peak_memory_bytes()
+    return results
+
+
+def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of what the host does with 10,000 samples; here they are real expressions, the most diverse there are."""
+    language = language_of(config.language)
+    rows_NxT = language.draw(np.random.default_rng(0), _MEASURED_SAMPLES, config.model.context_tokens)
+    training = first(config.cycle, rows_NxT).training
+    seconds = {"verifying": [], "diversity": [], "all other measures": []}
+    for _ in range(repeats + 1):
+        times = [time.perf_counter()]
+        judgement = metrics.verdicts(rows_NxT)
+        times.append(time.perf_counter())
+        metrics.diversity(rows_NxT)
+        times.append(time.perf_counter())
+        _other_measures(rows_NxT, judgement, training)
+        times.append(time.perf_counter())
+        for name, spent in zip(seconds, np.diff(times), strict=True):
+            seconds[name].append(float(spent))
+    # Those others hold diversity twice: of all samples, and of the true ones.
+    return {name: spread(values[1:]) for name, values in seconds.items()}
+
+
+def _other_measures(rows_NxT: np.ndarray, judgement: metrics.Judgement, training: Rows) -> None:
+    metrics.measure_rows(rows_NxT, judgement)
+    metrics.measure_training(rows_NxT, training)
+    metrics.top_samples(rows_NxT, judgement)
+
+
+def steps_of_a_round(config: Config, flops_per_second: float) -> int:
+    """Steps that take about as long as a round should, if a third of the ceiling is reached."""
+    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), 1000, config.model.context_tokens)
+    tokens = config.train.batch_expressions * (lengths(drawn_NxT).mean() + 1)
+    step_seconds = tokens * training_flops_per_position(config, config.model.context_tokens) / (flops_per_second / 3)
+    return int(np.clip(_ROUND_SECONDS / step_seconds, 1, 200))
+
+
+def describe_machine() -> dict:
+    """What the numbers were measured on."""
+    return {
+        "processor": next(
+            (line.split(":")[1].strip() for line in _cpuinfo() if "model name" in line), platform.machine()
+        ),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far; on accelerators, that of the first device."""
+    statistics_of_device = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics_of_device:
+        return statistics_of_device["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _scaled(values: dict[str, float], factor: float) -> dict[str, float]:
+    return {name: value * factor for name, value in values.items()}

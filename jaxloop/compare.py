@@ -1,0 +1,145 @@
+"""jaxloop against nanoGPT on one machine, in one run, by turns: speed, and what the speed did to quality."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxloop import metrics
+from jaxloop.bench import Bench, describe_machine, spread
+from jaxloop.config import Config, loops
+from jaxloop.cycles import row_count
+from jaxloop.keys import Purpose, host_generator
+from jaxloop.language import language_of
+from jaxloop.learner import TransformerLearner
+from jaxloop.peer import Peer
+from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.vocabulary import lengths
+
+_ROUND_STEPS = 25
+# nanoGPT writes every sequence up to the context, so its time is proportional to their number.
+_PEER_SEQUENCES = 250
+_SAMPLED = 1000
+_GENERATION_ROWS = 10_000
+
+
+def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str], None]) -> dict:
+    """Measure both programs by turns.
+
+    Args:
+      config: sizes, data, batch and steps of both.
+      path: a checkout of nanoGPT.
+      repeats: rounds of everything; also the seeds that quality is compared over.
+      say: is told what is going on.
+
+    Returns:
+      Medians with their spread, and ratios: how many times faster jaxloop is, round by round.
+    """
+    use_all_cores()
+    keep_compiled_programs()
+    machine = describe_machine()
+    with Peer(path, config, machine["cores"]) as peer:
+        results = {"machine": machine, "repeats": repeats, "config": config.model_dump(exclude_none=True)}
+        results |= _speed(config, peer, repeats, say)
+        results |= _generations(config, peer, repeats, say)
+    return results
+
+
+def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
+    """Training and sampling, a round each by turns."""
+    config = config.model_copy(update={"cycle": config.cycle.model_copy(update={"rows": _SAMPLED})})
+    full = len(jax.devices())
+    one, many = (Bench(config, count, _ROUND_STEPS, repeats + 1) for count in (1, full))
+    language, width = language_of(config.language), config.model.context_tokens
+    batch_rows = max(1, round(one.tokens_per_step / width))
+    peer.begin(0, language.draw(host_generator(0, Purpose.REAL_ROWS), _SAMPLED, width), batch_rows)
+    peer_tokens = batch_rows * width
+    rates = {"nanoGPT, all cores": [], "jaxloop, one loop": [], f"jaxloop, {full} loops": []}
+    samples = {name: [] for name in rates}
+    for turn in range(repeats + 1):
+        say(f"training and sampling by turns, round {turn} of {repeats}{' (not counted)' if turn == 0 else ''}")
+        rate = [peer_tokens * _ROUND_STEPS / peer.train(_ROUND_STEPS)]
+        rate += [b.loop_count * b.tokens_per_step * _ROUND_STEPS / b.train_round() for b in (one, many)]
+        sampled = [_PEER_SEQUENCES / peer.generate(_PEER_SEQUENCES, config.sample.temperature)]
+        sampled += [b.loop_count * _SAMPLED / b.sample_round()[0] for b in (one, many)]
+        if turn:
+            for name, trained, written in zip(rates, rate, sampled, strict=True):
+                rates[name].append(trained)
+                samples[name].append(written)
+    shape = one.learner.shape
+    return {
+        "row_tokens": shape.row_tokens,
+        "useful_tokens_per_step": {"nanoGPT": peer_tokens, "jaxloop": one.tokens_per_step},
+        "computed_positions_per_step": {"nanoGPT": peer_tokens, "jaxloop": one.positions_per_step},
+        "training_useful_tokens_per_second": {name: spread(values) for name, values in rates.items()},
+        "training_ratio": _ratios(rates),
+        "samples_per_second": {name: spread(values) for name, values in samples.items()},
+        "sampling_ratio": _ratios(samples),
+    }
+
+
+def _ratios(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """How many times the first one's rate each of the others reached, round by round."""
+    first, *others = rates
+    return {
+        name: spread([mine / theirs for mine, theirs in zip(rates[name], rates[first], strict=True)]) for name in others
+    }
+
+
+def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
+    """A generation from its rows to its measures, a seed a round: seconds of both, and held-out nats."""
+    cycle = config.cycle.model_copy(update={"rows": _GENERATION_ROWS, "generations": 1})
+    train = config.train.model_copy(update={"patience_evaluations": 0})
+    config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": list(range(repeats)), "grid": {}})
+    learner, language, width = TransformerLearner(config, 1), language_of(config.language), config.model.context_tokens
+    seconds, parts, nats = {"nanoGPT": [], "jaxloop": []}, [], {"nanoGPT": [], "jaxloop": []}
+    for loop in loops(config):
+        rows_NxT = language.draw(host_generator(loop.seed, Purpose.REAL_ROWS), _GENERATION_ROWS, width)
+        held_out = host_generator(loop.seed, Purpose.HELD_OUT_ROWS)
+        held_out_HxT = language.draw(held_out, config.measure.held_out_rows, width)
+        if loop.seed == 0:
+            say("a generation from end to end: compiling")
+            learner.compile(loop, rows_NxT, held_out_HxT)
+            _measure(rows_NxT)
+        say(f"a generation from end to end by turns, round {loop.seed + 1} of {repeats}: jaxloop")
+        begun = time.perf_counter()
+        (outcome,), *spent = learner.finish(learner.start([loop], 0, [rows_NxT], [held_out_HxT]), lambda _: None)
+        sampled = time.perf_counter()
+        _measure(outcome.sampled_NxT)
+        ended = time.perf_counter()
+        seconds["jaxloop"].append(ended - begun)
+        parts.append([*spent, ended - sampled])
+        nats["jaxloop"].append(outcome.held_out_nats)
+
+        say(f"a generation from end to end by turns, round {loop.seed + 1} of {repeats}: nanoGPT")
+        split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, 0)
+        validation_rows = row_count(config.train.validation_share, _GENERATION_ROWS)
+        peer_rows_NxT = rows_NxT[split.permutation(_GENERATION_ROWS)][: _GENERATION_ROWS - validation_rows]
+        tokens = config.train.batch_expressions * (lengths(peer_rows_NxT).mean() + 1)
+        peer.begin(loop.seed, peer_rows_NxT, max(1, round(tokens / width)))
+        trained = peer.train(config.train.steps)
+        written = peer.generate(_PEER_SEQUENCES, config.sample.temperature) * _GENERATION_ROWS / _PEER_SEQUENCES
+        seconds["nanoGPT"].append(trained + written + ended - sampled)
+        nats["nanoGPT"].append(peer.held_out_nats(held_out_HxT))
+    ratio = [theirs / mine for theirs, mine in zip(seconds["nanoGPT"], seconds["jaxloop"], strict=True)]
+    difference = [mine / theirs - 1 for mine, theirs in zip(nats["jaxloop"], nats["nanoGPT"], strict=True)]
+    return {
+        "generation_seconds": {name: spread(values) for name, values in seconds.items()},
+        "generation_parts_seconds": dict(
+            zip(("training", "sampling", "measuring"), np.median(parts, axis=0).tolist(), strict=True)
+        ),
+        "generation_ratio": spread(ratio),
+        "held_out_nats": {name: spread(values) for name, values in nats.items()},
+        "held_out_nats_mean": {name: float(np.mean(values)) for name, values in nats.items()},
+        "held_out_nats_by_seed": nats,
+        "held_out_nats_difference_share": spread(difference),
+        "source_entropy_nats": language.entropy_nats,
+    }
+
+
+def _measure(rows_NxT: np.ndarray) -> None:
+    """What the end-to-end comparison measures of the samples of both."""
+    metrics.verdicts(rows_NxT)
+    metrics.diversity(rows_NxT)
