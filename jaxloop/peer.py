@@ -40,9 +40,8 @@ class Peer:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()
         self._process.terminate()
-        self._process.wait()
+        self._process.communicate()
 
     def _ask(self, what: str, **arguments):
         try:
@@ -144,7 +143,7 @@ class _Server:
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
             self.steps_taken += 1
-        float(loss)
+        float(loss.detach())
         return {"seconds": time.perf_counter() - begun}
 
     def generate(self, sequences: int, temperature: float, at_once: int = 250) -> dict:

@@ -131,6 +131,8 @@ def test_knobs_are_settings():
         ("model.context_tokens=30", "model.context_tokens", 30),
         ("model.context_tokens=24", "model.context_tokens", 24),
         ("train.row_tokens=32", "train.row_tokens", 32),
+        ("train.row_tokens=16", "train.row_tokens", 16),
+        ("train.row_tokens=0", "train.row_tokens", 0),
     ],
 )
 def test_override(override, name, expected):
@@ -276,8 +278,8 @@ RANGES = {
     "model.dropout": ("-0.1", "1.0", "1"),
     "model.activations": ("float16",),
     "train.steps": ("0", "-1", "10_000_000_000"),
-    "train.batch_rows": ("0",),
-    "train.row_tokens": ("0",),
+    "train.batch_expressions": ("0", "10_000_001"),
+    "train.row_tokens": ("-1", "1_000_001"),
     "train.learning_rate": ("0", "0.0", "-1e-3", "1e7"),
     "train.final_learning_rate_share": ("1.1", "-0.1"),
     "train.warmup_steps": ("-1",),
@@ -376,6 +378,7 @@ def test_context_holds_the_longest_expression(max_depth):
 def test_settings_that_do_not_fit_each_other():
     """Catches pairs of settings, each in its range, that cannot be used together."""
     assert "train.row_tokens (15)" in refused("quick", "train.row_tokens=15")
+    assert "train.row_tokens (1)" in refused("quick", "train.row_tokens=1")
     message = refused("quick", "model.width=64", "model.heads=5")
     assert "heads (5)" in message
     assert "width (64)" in message

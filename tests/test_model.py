@@ -3,73 +3,167 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxloop.attention import attend
 from jaxloop.config import ModelSettings, load
-from jaxloop.model import make_model, parameter_count
+from jaxloop.model import Cache, make_model, parameter_count
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
-SETTINGS = ModelSettings(layers=3, heads=2, width=16, context_tokens=24)
+SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)
+ROWS, ROW_TOKENS = 8, 64  # of all batches, so that little is compiled
 
 
 @pytest.fixture(scope="module")
 def model():
     model = make_model(SETTINGS)
-    return model._replace(apply=jax.jit(model.apply))
+    return model._replace(init=jax.jit(model.init), apply=jax.jit(model.apply), decode=jax.jit(model.decode))
 
 
 @pytest.fixture(scope="module")
 def parameters(model):
-    return model.init(jax.random.key(3))
+    """With matrices five times as large as at first: attention that looks about evenly would hide mistakes."""
+    return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, model.init(jax.random.key(3)))
 
 
-def random_row(seed: int, length: int) -> np.ndarray:
-    """An expression's inputs: `<eos>`, then tokens that are not."""
-    tokens = np.random.default_rng(seed).integers(0, EOS, length).astype(np.uint8)
-    tokens[0] = EOS
-    return tokens
+def random_expression(seed: int, length: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(0, EOS, length).tolist())
+
+
+def tree_of(expressions) -> list[tuple[int, ...]]:
+    """Every prefix of any of them once, depth first: in sorted order, each stands before those that go on from it."""
+    return sorted({expression[:end] for expression in expressions for end in range(len(expression) + 1)})
+
+
+def row_of(prefixes, row_tokens=ROW_TOKENS) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and depths of a row that holds these prefixes in this order, and then padding."""
+    inputs_L, depth_L = np.full(row_tokens, EOS, np.uint8), np.zeros(row_tokens, np.uint8)
+    inputs_L[: len(prefixes)] = [prefix[-1] if prefix else EOS for prefix in prefixes]
+    depth_L[: len(prefixes)] = [len(prefix) for prefix in prefixes]
+    return inputs_L, depth_L
+
+
+def random_tree(seed: int) -> list[tuple[int, ...]]:
+    """The prefixes of some expressions that branch at many depths, up to the whole context."""
+    generator = np.random.default_rng(seed)
+    expressions = [random_expression(seed, 23)]
+    for start in (1, 4, 4, 11, 20):
+        branch = expressions[generator.integers(len(expressions))][:start]
+        expressions.append(branch + random_expression(100 * seed + start, min(generator.integers(1, 8), 23 - start)))
+    prefixes = tree_of(expressions)
+    assert len(prefixes) < ROW_TOKENS
+    return prefixes
+
+
+def logits_of(model, parameters, rows) -> np.ndarray:
+    filled = [*rows, *[row_of([])] * (ROWS - len(rows))]
+    return np.asarray(model.apply(parameters, *map(np.stack, zip(*filled, strict=True))))[: len(rows)]
+
+
+def read_alone(model, parameters, expressions) -> list[np.ndarray]:
+    """Logits after each prefix of each expression, written token by token, all rows side by side."""
+    tokens_BxL = np.full((ROWS, 24), EOS, np.uint8)
+    for row_L, expression in zip(tokens_BxL, expressions, strict=False):
+        row_L[1 : len(expression) + 1] = expression
+    cache, found = model.init_cache(ROWS, 24), []
+    for position in range(max(map(len, expressions)) + 1):
+        logits_BxV, cache = model.decode(parameters, tokens_BxL[:, position], jnp.int32(position), cache)
+        found.append(logits_BxV)
+    found = np.stack(found, axis=1)
+    return [row_LxV[: len(expression) + 1] for row_LxV, expression in zip(found, expressions, strict=False)]
+
+
+def test_a_tree_gives_each_expression_the_logits_it_has_alone(model, parameters):
+    """Attention to a neighbour in the row, a branch cut from its root, or positions that count the row and not the
+    depth make an expression's logits depend on what lies beside it. Alone, each is decoded token by token."""
+    trees = [random_tree(seed) for seed in range(3)]
+    logits_BxLxV = logits_of(model, parameters, [row_of(prefixes) for prefixes in trees])
+    for prefixes, logits_LxV in zip(trees, logits_BxLxV, strict=True):
+        whole = [prefix for prefix in prefixes if not any(other[:-1] == prefix for other in prefixes if other)]
+        assert len(whole) > 3
+        for expression, alone_LxV in zip(whole, read_alone(model, parameters, whole), strict=True):
+            places = [prefixes.index(expression[:end]) for end in range(len(expression) + 1)]
+            np.testing.assert_allclose(logits_LxV[places], alone_LxV, atol=2e-5)
 
 
 def test_cached_decoding_equals_the_full_forward_pass(model, parameters):
     """A cache written or read one place off, or a mask that hides the newest token, gives other logits."""
-    rows_BxL = np.stack([random_row(seed, 24) for seed in range(5)])
-    full_BxLxV = model.apply(parameters, rows_BxL)
-    cache, decode = model.init_cache(5), jax.jit(model.decode)
-    for position in range(24):
-        logits_BxV, cache = decode(parameters, rows_BxL[:, position], position, cache)
-        np.testing.assert_allclose(logits_BxV, full_BxLxV[:, position], atol=1e-5)
+    expressions = [random_expression(seed, 23) for seed in range(5)]
+    full_BxLxV = logits_of(model, parameters, [row_of(tree_of([expression])) for expression in expressions])
+    np.testing.assert_allclose(np.stack(read_alone(model, parameters, expressions)), full_BxLxV[:, :24], atol=2e-5)
 
 
-def test_packed_expressions_do_not_see_each_other(model, parameters):
-    """Attention across `<eos>`, or positions that run on, make an expression's logits depend on its neighbours."""
-    parts = [random_row(1, 7), random_row(2, 9), random_row(3, 8)]
-    together_LxV = model.apply(parameters, np.concatenate(parts)[None])[0]
-    alone = [model.apply(parameters, part[None])[0] for part in parts]
-    np.testing.assert_allclose(together_LxV, np.concatenate(alone), atol=1e-5)
+def test_a_cache_may_be_short_and_grow(model, parameters):
+    """Sampling begins with a short cache and doubles it: what is read past its end, or lost on the way, shows."""
+    expressions = [random_expression(seed, 15) for seed in range(ROWS)]
+    expected = np.stack(read_alone(model, parameters, expressions))
+    cache, longer = model.init_cache(ROWS, 8), model.init_cache(ROWS, 16)
+    assert [array.shape for array in cache.keys_BxHxKxL] == [(ROWS, 2, 8, 8)] * 2
+    assert [array.shape for array in longer.values_BxHxLxK] == [(ROWS, 2, 16, 8)] * 2
+    tokens_BxL = np.array([(EOS, *expression) for expression in expressions], np.uint8)
+    for position in range(16):
+        if position == 8:
+            # Numbers that are not zero: places that are not written yet must not count at all.
+            grow = ((0, 0), (0, 0), (0, 0), (0, 8))
+            cache = Cache(
+                [jnp.pad(keys, grow, constant_values=30.0) for keys in cache.keys_BxHxKxL],
+                [
+                    jnp.pad(values.swapaxes(2, 3), grow, constant_values=30.0).swapaxes(2, 3)
+                    for values in cache.values_BxHxLxK
+                ],
+            )
+            assert jax.tree.map(jnp.shape, cache) == jax.tree.map(jnp.shape, longer)
+        logits_BxV, cache = model.decode(parameters, tokens_BxL[:, position], jnp.int32(position), cache)
+        np.testing.assert_allclose(logits_BxV, expected[:, position], atol=2e-5)
 
 
-def test_logits_do_not_depend_on_later_tokens_but_do_on_earlier_ones(model, parameters):
-    """A mask that lets the future in makes training trivial and sampling worthless; one too strict learns nothing."""
-    row_L = random_row(5, 24)
-    base_LxV = model.apply(parameters, row_L[None])[0]
-    for changed in (1, 8, 22):
-        other_L = row_L.copy()
-        other_L[changed] = (other_L[changed] + 1) % EOS
-        moved_L = np.abs(model.apply(parameters, other_L[None])[0] - base_LxV).max(axis=-1)
-        assert np.all(moved_L[:changed] == 0)
-        assert np.all(moved_L[changed:] > 0)
+def test_a_position_reads_its_ancestors_and_nothing_else(model, parameters):
+    """A mask that lets the future or a sibling in makes training trivial and sampling worthless; one too strict learns
+    nothing. Each position's token is changed in turn: exactly what goes on from it may move."""
+    prefixes = random_tree(1)
+    inputs_L, depth_L = row_of(prefixes)
+    changed_PxL = np.tile(inputs_L, (ROW_TOKENS, 1))
+    np.fill_diagonal(changed_PxL, (inputs_L + 3) % (EOS + 1))
+    apply = jax.jit(jax.vmap(lambda row_L: model.apply(parameters, row_L[None], depth_L[None])[0]))
+    moved_PxLxV = np.asarray(apply(np.concatenate([inputs_L[None], changed_PxL])))
+    moved_PxL = np.abs(moved_PxLxV[1:] - moved_PxLxV[0]).max(axis=-1) > 1e-6
+    for place in range(ROW_TOKENS):
+        if place < len(prefixes):
+            changed = prefixes[place]
+            below = [prefix[: len(changed)] == changed for prefix in prefixes]
+            assert moved_PxL[place].tolist() == below + [False] * (ROW_TOKENS - len(prefixes))
+        else:  # padding: of itself only
+            assert np.flatnonzero(moved_PxL[place]).tolist() == [place]
 
 
-def test_attention_spreads_gradients_to_exactly_the_own_past(model, parameters):
+def test_trees_in_a_row_do_not_see_each_other(model, parameters):
+    """Padding is a row of trees of one position each. A subtree that does not end where the next root stands would let
+    it see what lies before; and the same for two trees of any size."""
+    trees = [
+        tree_of([random_expression(seed, 7), random_expression(seed, 4) + random_expression(9, 5)])
+        for seed in (1, 2, 3)
+    ]
+    together_LxV = logits_of(model, parameters, [row_of([prefix for prefixes in trees for prefix in prefixes])])[0]
+    alone = logits_of(model, parameters, [row_of(prefixes) for prefixes in trees])
+    expected = np.concatenate([logits_LxV[: len(tree)] for logits_LxV, tree in zip(alone, trees, strict=True)])
+    np.testing.assert_allclose(together_LxV[: len(expected)], expected, atol=2e-5)
+    # What pads is as a tree that holds the empty expression only.
+    np.testing.assert_allclose(
+        together_LxV[len(expected) :], np.tile(expected[:1], (ROW_TOKENS - len(expected), 1)), atol=2e-5
+    )
+
+
+def test_gradients_reach_exactly_the_own_past(model, parameters):
     """The same by derivative: the loss at one place reaches the position embeddings of its own past, and no other."""
+    prefixes = tree_of([(1, 2, 3, 4, 5), (1, 2, 6), (3, 0)])
+    inputs_L, depth_L = row_of(prefixes, 12)
 
     def logit(positions, place):
-        return model.apply({**parameters, "positions": positions}, packed_1xL)[0, place, 2]
+        return model.apply({**parameters, "positions": positions}, inputs_L[None], depth_L[None])[0, place, 2]
 
-    packed_1xL = np.concatenate([random_row(1, 6), random_row(2, 10)])[None]
     gradient = jax.jit(jax.grad(logit))
-    for place, reached in ((0, 1), (5, 6), (6, 1), (12, 7)):
-        gradient_CxD = gradient(parameters["positions"], place)["embedding"]
+    for prefix in ((), (1, 2, 3, 4, 5), (1, 2, 6), (3,)):
+        gradient_CxD = gradient(parameters["positions"], prefixes.index(prefix))["embedding"]
         touched_C = np.abs(gradient_CxD).max(axis=1) > 0
-        assert touched_C.tolist() == [position < reached for position in range(24)]
+        assert touched_C.tolist() == [position <= len(prefix) for position in range(24)]
 
 
 @pytest.mark.parametrize(("preset", "count"), [("paper", 10_624_896), ("paper_large", 49_170_560)])
@@ -82,44 +176,81 @@ def test_parameter_counts_of_the_paper(preset, count):
     assert parameter_count(settings) == closed_form == count
 
 
-def test_initial_parameters_have_the_stated_deviations(model):
+def test_initial_parameters_have_the_stated_deviations():
     """A shared draw that is cut wrongly repeats numbers between matrices, or gives one of them another scale."""
-    parameters = make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init(jax.random.key(0))
+    parameters = jax.jit(make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init)(
+        jax.random.key(0)
+    )
     block = parameters["blocks"][1]
-    for matrix, deviation in (
-        (parameters["positions"]["embedding"], 0.02),
-        (block["queries_keys_values"]["kernel"], 0.02),
-        (block["mlp_in"]["kernel"], 0.02),
-        (block["attention_out"]["kernel"], 0.01),
-        (block["mlp_out"]["kernel"], 0.01),
+    for matrix, shape, deviation in (
+        (parameters["positions"]["embedding"], (64, 128), 0.02),
+        (block["queries_keys_values"]["kernel"], (128, 384), 0.02),
+        (block["mlp_in"]["kernel"], (128, 512), 0.02),
+        (block["attention_out"]["kernel"], (128, 128), 0.01),
+        (block["mlp_out"]["kernel"], (128, 512), 0.01),
     ):
+        assert matrix.shape == shape
         assert np.std(matrix) == pytest.approx(deviation, rel=0.03)
         assert abs(np.mean(matrix)) < 5 * deviation / np.sqrt(matrix.size)
+    assert np.std(parameters["tokens"]["embedding"]) == pytest.approx(0.02, rel=0.1)
     np.testing.assert_array_equal(block["mlp_norm"]["scale"], 1)
     values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(parameters) if leaf.ndim > 1])
     assert len(np.unique(values)) > 0.95 * len(values)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_acts_in_training_only(model, parameters):
     """Dropout while sampling or measuring would measure another model than the one that was trained."""
-    settings = SETTINGS.model_copy(update={"dropout": 0.5})
-    model = make_model(settings)
-    parameters, rows = model.init(jax.random.key(0)), random_row(1, 24)[None]
-    plain = model.apply(parameters, rows)
-    np.testing.assert_array_equal(plain, model.apply(parameters, rows))
-    np.testing.assert_array_equal(plain, make_model(SETTINGS).apply(parameters, rows))
-    dropped = model.apply(parameters, rows, jax.random.key(1))
+    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.5}))
+    apply, rows = jax.jit(dropping.apply), [array_L[None] for array_L in row_of(random_tree(1))]
+    plain = model.apply(parameters, *rows)
+    np.testing.assert_array_equal(plain, model.apply(parameters, *rows, jax.random.key(1)))
+    np.testing.assert_allclose(plain, apply(parameters, *rows), atol=1e-6)
+    dropped = apply(parameters, *rows, jax.random.key(1))
     assert np.abs(dropped - plain).max() > 0
-    assert np.abs(dropped - model.apply(parameters, rows, jax.random.key(2))).max() > 0
-    np.testing.assert_array_equal(dropped, model.apply(parameters, rows, jax.random.key(1)))
+    assert np.abs(dropped - apply(parameters, *rows, jax.random.key(2))).max() > 0
+    np.testing.assert_array_equal(dropped, apply(parameters, *rows, jax.random.key(1)))
 
 
-def test_bfloat16_activations_keep_float32_parameters_and_logits():
+def test_dropout_of_attention(monkeypatch, parameters):
+    """Factors that do not keep the mean, or that heads, rows or layers share, regularise otherwise than they should."""
+    given = []
+
+    def recording(*arguments):
+        given.append(arguments[-1])
+        return attend(*arguments)
+
+    @jax.jit
+    def factors(parameters, key):
+        given.clear()
+        dropping.apply(parameters, *rows, key)
+        return list(given)
+
+    monkeypatch.setattr("jaxloop.model.attend", recording)
+    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.2}))
+    rows = [np.stack([array_L, array_L]) for array_L in row_of(random_tree(1))]
+    assert factors(parameters, None) == [None] * 2
+    kept = np.stack(factors(parameters, jax.random.key(1)))
+    assert kept.shape == (2, 2, 2, ROW_TOKENS, ROW_TOKENS)
+    np.testing.assert_allclose(np.unique(kept), [0, 1.25])
+    # Each of eight has a mean of 1, with a deviation of 0.5 / 64, and none is another's.
+    planes = kept.reshape(8, -1)
+    np.testing.assert_allclose(planes.mean(axis=1), 1, atol=0.04)
+    assert np.abs(np.corrcoef(planes) - np.eye(8)).max() < 0.1
+
+
+def test_bfloat16_activations_keep_float32_parameters_and_logits(model, parameters):
     """Parameters or a loss in bfloat16 would lose small updates."""
-    model = make_model(SETTINGS.model_copy(update={"activations": "bfloat16"}))
-    parameters = model.init(jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {jnp.dtype("float32")}
-    assert model.init_cache(2).keys_BxLxHxK[0].dtype == jnp.bfloat16
-    logits = model.apply(parameters, random_row(1, 24)[None])
-    assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, make_model(SETTINGS).apply(parameters, random_row(1, 24)[None]), atol=2e-2)
+    narrow = make_model(SETTINGS.model_copy(update={"activations": "bfloat16"}))
+    narrow = narrow._replace(apply=jax.jit(narrow.apply), decode=jax.jit(narrow.decode))
+    initial = jax.eval_shape(narrow.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
+    parameters = jax.tree.map(lambda leaf: leaf / 5 if leaf.ndim > 1 else leaf, parameters)
+    assert {array.dtype for array in jax.tree.leaves(narrow.init_cache(2, 8))} == {jnp.dtype("bfloat16")}
+    rows = [row_of(random_tree(seed)) for seed in range(2)]
+    logits = logits_of(narrow, parameters, rows)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, logits_of(model, parameters, rows), atol=2e-2)
+    expression = random_expression(4, 10)
+    alone_LxV = read_alone(narrow, parameters, [expression])[0]
+    assert alone_LxV.dtype == np.float32
+    np.testing.assert_allclose(alone_LxV, read_alone(model, parameters, [expression])[0], atol=2e-2)

@@ -6,12 +6,12 @@ from jaxloop.config import load
 from jaxloop.runner import run
 
 ONE_STEP = [
-    "cycle.rows=10",
+    "cycle.rows=30",
     "cycle.generations=1",
     "train.steps=1",
-    "train.batch_rows=1",
+    "train.batch_expressions=1",
     "measure.held_out_rows=10",
-    "sample.batch_rows=10",
+    "sample.batch_rows=30",
 ]
 
 
@@ -21,5 +21,5 @@ def test_the_paper_s_models_train_and_write_on_a_cpu(tmp_path, preset):
     config = load(preset, ONE_STEP)
     run(config, tmp_path / "run", "test", Silent())
     with np.load(tmp_path / "run/samples/loop_000/generation_000.npz") as saved:
-        assert saved["tokens"].shape == (10, 128)
+        assert saved["tokens"].shape == (30, 128)
         assert len(np.unique(saved["tokens"])) == 8, "an untrained model writes every token"

@@ -3,26 +3,144 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxloop import sample as sample_module
 from jaxloop.config import ModelSettings
 from jaxloop.model import Model, make_model
-from jaxloop.sample import choose, make_sample
+from jaxloop.sample import choose, chunk_slots, make_sample
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths
+
+SEGMENT = sample_module._SEGMENT_POSITIONS
+
+
+def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, seed=0, active=True, parameters=None):
+    """Rows, and how many tokens were computed for them."""
+    sample = jax.jit(make_sample(model, rows, width, batch_rows))
+    key, knob = jax.random.key(seed), jnp.float32(temperature)
+    tokens_NxT, decoded = sample({} if parameters is None else parameters, key, knob, jnp.bool_(active))
+    tokens_NxT = np.asarray(tokens_NxT)
+    assert tokens_NxT.shape == (rows, width) and tokens_NxT.dtype == np.uint8
+    return tokens_NxT, int(decoded)
+
+
+def read(tokens_NxT: np.ndarray) -> np.ndarray:
+    """What the model reads at each position: `<eos>` to begin with, then what was written."""
+    return np.concatenate([np.full((len(tokens_NxT), 1), EOS, np.uint8), tokens_NxT[:, :-1]], axis=1)
+
+
+def written(tokens_NxT: np.ndarray) -> np.ndarray:
+    """Where a token of a sequence stands, its `<eos>` included."""
+    return np.arange(tokens_NxT.shape[1]) <= lengths(tokens_NxT)[:, None]
+
+
+def assert_written_alone(tokens_NxT: np.ndarray, logits_NxTxV: np.ndarray, temperature: float = 1.0, seed: int = 0):
+    """Each token is the one that a sequence by itself gets from the logits of its prefix and its own random numbers.
+
+    By induction over the positions this is equality with a plain loop over sequences and positions, in which rounding
+    may decide where a random number falls on the border of two tokens.
+    """
+    rows, width = tokens_NxT.shape
+    sequence_keys = [jax.random.fold_in(jax.random.key(seed), sequence) for sequence in range(rows)]
+    uniform_NxT = np.stack([jax.random.uniform(key, (width,)) for key in sequence_keys]).astype(np.float64)
+    scaled = np.asarray(logits_NxTxV, np.float64) / temperature
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    upper = np.cumsum(weights, axis=-1) / weights.sum(axis=-1, keepdims=True)
+    lower = np.concatenate([np.zeros_like(upper[..., :1]), upper[..., :-1]], axis=-1)
+    token = tokens_NxT[..., None].astype(int)
+    upper, lower = (np.take_along_axis(bound, token, axis=-1)[..., 0] for bound in (upper, lower))
+    here = written(tokens_NxT)
+    fits = (lower - 1e-5 <= uniform_NxT) & (uniform_NxT < upper + 1e-5)
+    assert np.all(fits[here]), f"first wrong (sequence, position): {np.argwhere(here & ~fits)[0]}"
+    assert np.all(tokens_NxT[~here] == EOS)
+    surely = (lower + 1e-5 <= uniform_NxT) & (uniform_NxT < upper - 1e-5)
+    assert np.mean(surely[here]) > 0.999, "the borders must be rare for the test to mean anything"
+
+
+# Mocks of the network: the sampler knows nothing of a model but its two functions and the leading axis of its cache.
 
 
 def markov_model(logits_VxV: np.ndarray) -> Model:
-    """A mock of the network: the next token depends on the last one only, with these logits."""
+    """The next token depends on the last one only."""
     table = jnp.asarray(logits_VxV, jnp.float32)
     return Model(
         init=None,
         apply=None,
-        init_cache=lambda rows: jnp.zeros(rows),
+        init_cache=lambda rows, positions: jnp.zeros(rows),
         decode=lambda parameters, token_B, position, cache: (table[token_B.astype(jnp.int32)], cache),
     )
 
 
-def draw(model: Model, rows: int, width: int, batch_rows: int, temperature: float = 1.0, seed: int = 0, active=True):
-    sample = jax.jit(make_sample(model, rows, width, batch_rows))
-    return np.asarray(sample({}, jax.random.key(seed), jnp.float32(temperature), jnp.bool_(active)))
+def stopping_model() -> Model:
+    """Writes one of the seven tokens at each position, and `<eos>` at position `parameters`, for all at once."""
+
+    def decode(parameters, token_B, position, cache):
+        end_V = jnp.arange(VOCABULARY_SIZE) == EOS
+        logits_V = jnp.where(end_V == (position == parameters), 0.0, -1e9)
+        return jnp.tile(logits_V, (len(token_B), 1)), cache
+
+    return Model(None, None, lambda rows, positions: jnp.zeros(rows), decode)
+
+
+ECHO_LENGTHS = (1, 7, 8, 9, 31, 33, 1000)
+
+
+def echo_model() -> Model:
+    """Repeats the first token of each sequence, which only its cache knows, as often as that token says."""
+    length_V = jnp.array([*ECHO_LENGTHS, 0])
+
+    def decode(parameters, token_B, position, cache_BxL):
+        cache_BxL = cache_BxL.at[:, position].set(token_B)
+        first_B = cache_BxL[:, min(1, cache_BxL.shape[1] - 1)].astype(jnp.int32)
+        token_B = jnp.where(position < length_V[first_B], first_B, EOS)
+        logits_BxV = jnp.where(jnp.arange(VOCABULARY_SIZE)[None] == token_B[:, None], 0, -1e9)
+        return jnp.where(position == 0, 0.0, logits_BxV), cache_BxL
+
+    return Model(None, None, lambda rows, positions: jnp.full((rows, positions), 99, jnp.uint8), decode)
+
+
+class Remembering:
+    """The next token depends on the position, on a token some positions back, and on a sum over all that was read.
+
+    All of it is read back from the cache, which has leaves of several shapes, in the ways of a transformer's: positions
+    last, positions in the middle, and none at all.
+    """
+
+    BACK = 5
+
+    def __init__(self, width: int, end_logit: float = -1.0):
+        generator = np.random.default_rng(3)
+        self.position_TxV = 0.3 * generator.normal(size=(width, VOCABULARY_SIZE)).astype(np.float32)
+        self.position_TxV[:, EOS] += end_logit
+        self.back_VxV = 0.5 * generator.normal(size=(VOCABULARY_SIZE, VOCABULARY_SIZE)).astype(np.float32)
+        self.sum_13xV = 0.7 * generator.normal(size=(13, VOCABULARY_SIZE)).astype(np.float32)
+        self.factor_T = generator.integers(1, 13, width)
+        self.model = Model(None, None, self.init_cache, self.decode)
+
+    def init_cache(self, rows, positions):
+        return {
+            "last": jnp.zeros((rows, 2, positions), jnp.uint8),
+            "middle": [jnp.zeros((rows, positions, 3), jnp.int32)],
+            "count": jnp.zeros(rows, jnp.int32),
+        }
+
+    def decode(self, parameters, token_B, position, cache):
+        cache = {
+            "last": cache["last"].at[:, 1, position].set(token_B),
+            "middle": [cache["middle"][0].at[:, position, 2].set(token_B * jnp.asarray(self.factor_T)[position])],
+            "count": cache["count"] + token_B,
+        }
+        positions = cache["last"].shape[2]
+        back_B = cache["last"][:, 1, jnp.maximum(position - self.BACK, 0)].astype(jnp.int32)
+        seen_L = jnp.arange(positions) <= position
+        sum_B = jnp.sum(cache["middle"][0][..., 2] * seen_L[None], axis=1) + cache["count"]
+        logits_BxV = jnp.asarray(self.back_VxV)[back_B] + jnp.asarray(self.sum_13xV)[sum_B % 13]
+        return logits_BxV + jnp.asarray(self.position_TxV)[position][None], cache
+
+    def logits(self, tokens_NxT: np.ndarray) -> np.ndarray:
+        """The same from whole rows, in NumPy."""
+        inputs_NxT = read(tokens_NxT).astype(int)
+        back_T = np.maximum(np.arange(inputs_NxT.shape[1]) - self.BACK, 0)
+        sum_NxT = np.cumsum(inputs_NxT * (self.factor_T + 1), axis=1) % 13
+        return self.back_VxV[inputs_NxT[:, back_T]] + self.sum_13xV[sum_NxT] + self.position_TxV
 
 
 def test_choose_gives_each_token_its_share_of_the_unit_interval():
@@ -42,22 +160,23 @@ def test_no_length_bias():
     logits_V = np.full(VOCABULARY_SIZE, np.log((1 - stop) / 7))
     logits_V[EOS] = np.log(stop)
     rows, width = 20_000, 64
-    length_N = lengths(draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777))
-    assert len(length_N) == rows
+    rows_NxT, decoded = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
+    length_N = lengths(rows_NxT)
     expected = np.append(stop * (1 - stop) ** np.arange(width), (1 - stop) ** width)
     counts = np.bincount(length_N, minlength=width + 1)
     deviation = np.sqrt(rows * expected * (1 - expected))
     assert np.all(np.abs(counts - rows * expected) < 5 * deviation + 1)
     assert counts[width] > 0, "some sequence must fill the context for the test to mean anything"
+    tokens = np.minimum(length_N + 1, width).sum()
+    assert tokens <= decoded < 2 * tokens < rows * width / 3
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_transitions_follow_the_softmax_at_the_temperature(temperature):
     """A temperature that multiplies, or acts on the cumulated probabilities, gives other frequencies."""
     logits_VxV = np.random.default_rng(1).normal(size=(8, 8))
-    rows_NxT = draw(markov_model(logits_VxV), 5000, 20, 1000, temperature)
-    before = np.concatenate([np.full((5000, 1), EOS, np.uint8), rows_NxT[:, :-1]], axis=1)
-    alive = np.arange(20) <= lengths(rows_NxT)[:, None]
+    rows_NxT, _ = draw(markov_model(logits_VxV), 5000, 20, 1000, temperature)
+    before, alive = read(rows_NxT), written(rows_NxT)
     expected_VxV = np.exp(logits_VxV / temperature)
     expected_VxV /= expected_VxV.sum(axis=1, keepdims=True)
     for token in range(8):
@@ -67,43 +186,207 @@ def test_transitions_follow_the_softmax_at_the_temperature(temperature):
         assert np.all(np.abs(share - expected_VxV[token]) < 5 * deviation + 1e-3)
 
 
+# What is written does not depend on how.
+
+REMEMBERING = Remembering(width=50)
+
+
+@pytest.fixture(scope="module")
+def remembered():
+    """Rows as the settings of today write them, checked against the logits of their own prefixes."""
+    rows_NxT, _ = draw(REMEMBERING.model, 203, 50, 60, 0.9, seed=7)
+    assert_written_alone(rows_NxT, REMEMBERING.logits(rows_NxT), 0.9, seed=7)
+    length_N = lengths(rows_NxT)
+    assert len(np.unique(length_N)) > 35 and np.sum(length_N == 50) > 5 and np.sum(length_N == 0) > 0
+    return rows_NxT
+
+
+@pytest.mark.parametrize(
+    ("batch_rows", "chunk", "segment", "shortest_cache"),
+    [
+        (1000, 1000, 8, 32),  # one batch in one chunk, as on an accelerator
+        (7, 7, 8, 32),
+        (60, 13, 8, 32),
+        (203, 1, 8, 16),
+        (64, 16, 1, 1),
+        (64, 16, 50, 50),
+    ],
+)
+def test_rows_do_not_depend_on_how_they_are_written(
+    remembered, monkeypatch, batch_rows, chunk, segment, shortest_cache
+):
+    """A sequence whose cache, last token or random numbers are somebody else's after any change of slots, chunk, batch
+    or cache reads another past, and goes on with other tokens.
+    """
+    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: min(chunk, rows))
+    monkeypatch.setattr(sample_module, "_SEGMENT_POSITIONS", segment)
+    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", shortest_cache)
+    rows_NxT, decoded = draw(REMEMBERING.model, 203, 50, batch_rows, 0.9, seed=7)
+    np.testing.assert_array_equal(rows_NxT, remembered)
+    assert decoded >= written(remembered).sum()
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 50), (31, 50), (65, 33), (40, 20), (65, 2)])
+def test_any_number_of_rows_of_any_width(remembered, rows, width):
+    """Rows that are left over from whole chunks and batches, and contexts that no segment fits, are where a row is
+    lost, written twice or cut.
+    """
+    source = REMEMBERING if width == 50 else Remembering(width, end_logit=-2.0)
+    rows_NxT, _ = draw(source.model, rows, width, 30, 0.9, seed=7)
+    assert_written_alone(rows_NxT, source.logits(rows_NxT), 0.9, seed=7)
+    if width == 50:
+        np.testing.assert_array_equal(rows_NxT, remembered[:rows])
+    elif rows > 1:
+        assert np.sum(lengths(rows_NxT) == width) > 0, "some sequence must fill the context"
+
+
+def test_a_mapped_axis_changes_no_row(monkeypatch):
+    """So accelerators write the rows of several loops: a loop that is done, or not in use, must stay as it is while
+    others go on, at its own temperature and with its own parameters.
+    """
+    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: rows)
+    source = Remembering(40)
+    keys = jax.random.split(jax.random.key(1), 4)
+    temperatures, active = jnp.array([0.5, 1.0, 1.0, 2.0]), jnp.array([True, True, False, True])
+    sample = make_sample(source.model, 90, 40, 15)
+    together = jax.jit(jax.vmap(sample))({}, keys, temperatures, active)
+    alone = jax.jit(sample)
+    assert int(together[1][2]) == 0 and np.all(together[0][2] == EOS)
+    for place in (0, 1, 3):
+        rows_NxT, decoded = alone({}, keys[place], temperatures[place], active[place])
+        np.testing.assert_array_equal(together[0][place], rows_NxT)
+        assert int(together[1][place]) == int(decoded)
+    assert len({int(decoded) for decoded in together[1]}) == 4, "the loops must differ"
+
+
+# How much is computed.
+
+
+@pytest.mark.parametrize(("rows", "width", "batch_rows"), [(256, 64, 64), (300, 30, 100), (90, 9, 45), (50, 2, 50)])
+def test_who_is_finished_is_not_computed_any_further(monkeypatch, rows, width, batch_rows):
+    """Slots that are not given up cost what a full context costs; slots that are given up too early, or filled with the
+    wrong sequence, end in a row that does not repeat its own first token.
+    """
+    chunk = 10 if rows % 10 == 0 else 16
+    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: chunk)
+    rows_NxT, decoded = draw(echo_model(), rows, width, batch_rows, seed=3)
+    expected_NxT = np.full((rows, width), EOS, np.uint8)
+    for sequence in range(rows):
+        uniform = jax.random.uniform(jax.random.fold_in(jax.random.key(3), sequence), (width,))[0]
+        first = int(uniform * VOCABULARY_SIZE)
+        expected_NxT[sequence, : (*ECHO_LENGTHS, 0)[first]] = first
+    np.testing.assert_array_equal(rows_NxT, expected_NxT)
+    # A batch has whole chunks here, so every slot that is computed is one of somebody whose row we see.
+    writing = written(rows_NxT)[:, ::SEGMENT].reshape(-1, batch_rows, -(-width // SEGMENT)).sum(axis=1)
+    assert written(rows_NxT).sum() <= decoded <= np.sum(-(-writing // chunk)) * chunk * SEGMENT
+
+
+@pytest.fixture(scope="module")
+def stopping():
+    sample = jax.jit(make_sample(stopping_model(), 128, 40, 64))
+    return lambda stop: sample(jnp.int32(stop), jax.random.key(0), jnp.float32(1), jnp.bool_(True))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 6, 7, 8, 9, 15, 16, 31, 32, 33, 39, 40])
+def test_everyone_stops_at_once(stopping, stop):
+    """At the edge of a segment, or of a cache that grows, a position is easily written twice, skipped, or written for
+    a batch in which nobody is left.
+    """
+    rows_NxT, decoded = stopping(stop)
+    assert np.all(lengths(np.asarray(rows_NxT)) == stop)
+    assert int(decoded) == 128 * min(stop + 1, 40)
+
+
+def test_chunks_are_whole_batches_on_accelerators_only(monkeypatch):
+    """A CPU core is slow over a whole batch, and an accelerator over a part of one."""
+    assert [chunk_slots(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 32, 32]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [chunk_slots(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 33, 2500]
+
+
+def test_rows_of_a_place_without_a_loop_are_empty():
+    """A row of an inactive place that is computed costs as much as one of a loop."""
+    rows_NxT, decoded = draw(markov_model(np.zeros((8, 8))), 300, 12, 64, active=False)
+    assert np.all(rows_NxT == EOS) and decoded == 0
+
+
+# The transformer.
+
+
+def transformer(settings: ModelSettings, seed: int):
+    """A model whose untrained parameters are large enough that its past matters."""
+    model = make_model(settings)
+    return model, jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, model.init(jax.random.key(seed)))
+
+
+def prefix_logits(model: Model, parameters: dict, tokens_NxT: np.ndarray) -> np.ndarray:
+    """Logits after each prefix, each from a forward pass over that prefix alone."""
+    apply = jax.jit(model.apply)
+    inputs_NxT = read(tokens_NxT)
+    width = inputs_NxT.shape[1]
+    depth_NxT = np.broadcast_to(np.arange(width, dtype=np.uint8), inputs_NxT.shape)
+    logits = []
+    for position in range(width):
+        prefix_NxT = np.where(np.arange(width) <= position, inputs_NxT, EOS)
+        logits.append(apply(parameters, prefix_NxT, depth_NxT)[:, position])
+    return np.stack(logits, axis=1)
+
+
+SMALL = ModelSettings(layers=2, heads=2, width=16, context_tokens=20, activations="float32")
+
+
+@pytest.mark.parametrize(
+    ("batch_rows", "chunk", "segment", "shortest_cache"),
+    [(250, 32, 8, 32), (40, 7, 4, 8)],
+)
+def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch, batch_rows, chunk, segment, shortest_cache):
+    """A layer's keys or values that are left behind, mixed up between slots, or lost where the cache grows, give other
+    logits than a forward pass over the whole prefix.
+    """
+    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: min(chunk, rows))
+    monkeypatch.setattr(sample_module, "_SEGMENT_POSITIONS", segment)
+    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", shortest_cache)
+    model, parameters = transformer(SMALL, 4)
+    rows_NxT, _ = draw(model, 101, 20, batch_rows, 0.7, seed=2, parameters=parameters)
+    assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), 0.7, seed=2)
+    assert len(np.unique(lengths(rows_NxT))) > 8 and np.sum(lengths(rows_NxT) == 20) > 0
+
+
+def test_mapped_transformers_write_what_their_forward_passes_say(monkeypatch):
+    """Each loop's rows must come from its own parameters, as accelerators compute them."""
+    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: rows)
+    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", 8)
+    model, _ = transformer(SMALL, 0)
+    members = [transformer(SMALL, seed)[1] for seed in (1, 2)]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    keys = jnp.stack([jax.random.key(5), jax.random.key(6)])
+    sample = jax.jit(jax.vmap(make_sample(model, 50, 20, 25)))
+    rows_PxNxT, _ = sample(together, keys, jnp.array([0.7, 1.3]), jnp.array([True, True]))
+    for place, (parameters, temperature, seed) in enumerate(zip(members, (0.7, 1.3), (5, 6), strict=True)):
+        rows_NxT = np.asarray(rows_PxNxT[place])
+        assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), temperature, seed)
+
+
 def test_a_row_does_not_depend_on_the_batch_it_is_written_in():
     """Random numbers that belong to the batch would make results depend on a setting of speed."""
-    model = make_model(ModelSettings(layers=1, heads=2, width=16, context_tokens=16))
-    parameters = model.init(jax.random.key(0))
-    written = [
-        np.asarray(
-            jax.jit(make_sample(model, 50, 16, size))(parameters, jax.random.key(1), jnp.float32(1), jnp.bool_(True))
-        )
-        for size in (50, 16, 7)
-    ]
-    np.testing.assert_array_equal(written[0], written[1])
-    np.testing.assert_array_equal(written[0], written[2])
-    assert len(np.unique(written[0], axis=0)) > 40
-
-
-def test_rows_end_in_eos_only_and_stay_ended():
-    """A sequence that goes on after its `<eos>`, or a row of an inactive place that is computed, is no sample."""
-    rows_NxT = draw(markov_model(np.zeros((8, 8))), 300, 12, 64)
-    after_NxT = np.arange(12) >= lengths(rows_NxT)[:, None]
-    assert np.all((rows_NxT == EOS) == after_NxT)
-    assert np.all(draw(markov_model(np.zeros((8, 8))), 300, 12, 64, active=False) == EOS)
+    model, parameters = transformer(SMALL, 0)
+    rows = [draw(model, 50, 20, batch_rows, seed=1, parameters=parameters)[0] for batch_rows in (50, 7)]
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert len(np.unique(rows[0], axis=0)) > 40
 
 
 def test_sampling_follows_the_model_that_the_forward_pass_defines():
-    """A cache that leaks between sequences or batches gives texts that the model itself finds improbable."""
-    model = make_model(ModelSettings(layers=2, heads=2, width=16, context_tokens=8))
-    parameters = jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, model.init(jax.random.key(4)))
-    rows, temperature = 6000, 0.7
-    sample = jax.jit(make_sample(model, rows, 8, 500))
-    rows_NxT = np.asarray(sample(parameters, jax.random.key(2), jnp.float32(temperature), jnp.bool_(True)))
-    inputs_NxT = np.concatenate([np.full((rows, 1), EOS, np.uint8), rows_NxT[:, :-1]], axis=1)
-    alive = np.arange(8) <= lengths(rows_NxT)[:, None]
-    inputs_NxT = np.where(alive, inputs_NxT, EOS)
-    log_probs = jax.nn.log_softmax(model.apply(parameters, inputs_NxT) / temperature, axis=-1)
+    """A cache that leaks between sequences or batches gives texts that the model itself finds improbable; needs no
+    knowledge of where the random numbers come from.
+    """
+    model, parameters = transformer(SMALL, 4)
+    rows, temperature = 4000, 0.7
+    rows_NxT, _ = draw(model, rows, 20, 500, temperature, seed=2, parameters=parameters)
+    depth_NxT = np.broadcast_to(np.arange(20, dtype=np.uint8), rows_NxT.shape)
+    log_probs = jax.nn.log_softmax(jax.jit(model.apply)(parameters, read(rows_NxT), depth_NxT) / temperature, axis=-1)
     own = np.take_along_axis(np.asarray(log_probs), rows_NxT[..., None].astype(int), axis=-1)[..., 0]
     entropy = -np.sum(np.exp(log_probs) * log_probs, axis=-1)
     # At each place the surprise of the drawn token has the entropy of its distribution as its mean.
-    surplus = (-own - entropy)[alive]
+    surplus = (-own - entropy)[written(rows_NxT)]
     assert abs(surplus.mean()) < 5 * surplus.std() / np.sqrt(len(surplus))
     assert surplus.std() > 0.3

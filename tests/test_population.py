@@ -1,0 +1,143 @@
+"""Devices, and the folder of compiled programs. Both are decided once a process, so each test has its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import results
+
+TESTS = Path(__file__).parent
+RUN = """
+import collections, json, sys
+from pathlib import Path
+import jax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+sys.path.insert(0, sys.argv[1])
+import tiny
+tiny.run_tiny(Path(sys.argv[2]), "cycle.generations=2")
+print(json.dumps([events["compile_requests_use_cache"], events["cache_hits"], jax.config.jax_compilation_cache_dir]))
+"""
+
+
+def python(code: str, *arguments: object, **environment: str | None) -> str:
+    """What a program prints in a process of its own; it must not fail, nor say anything of an error."""
+    changed = {**os.environ, **environment}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={name: value for name, value in changed.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def run_with_caches_in(home: Path, run: Path) -> tuple[int, int, str | None]:
+    """Run the tiny config as somebody with this home; programs asked for, those found compiled, and the folder."""
+    environment = {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(home / "caches"),
+        "JAX_COMPILATION_CACHE_DIR": None,
+        "MPLCONFIGDIR": str(home / "matplotlib"),  # it would say where it cannot write
+    }
+    return tuple(json.loads(python(RUN, TESTS, run, **environment)))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The first start of a user: home, run folder, and what was compiled."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "home").mkdir()
+    return folder / "home", folder / "run", run_with_caches_in(folder / "home", folder / "run")
+
+
+def test_a_second_start_compiles_nothing(first, tmp_path):
+    """A program whose key depends on the process, or that is too small or too quick for JAX to keep it, is compiled at
+    each start; one that is read back must give the same bits.
+    """
+    home, run, (programs, found, folder) = first
+    assert programs > 3 and found == 0
+    assert Path(folder).is_relative_to(home)
+    kept = sorted(path.name for path in Path(folder).iterdir())
+    assert len(kept) == programs
+    assert run_with_caches_in(home, tmp_path / "run") == (programs, programs, folder)
+    assert sorted(path.name for path in Path(folder).iterdir()) == kept
+    assert results(tmp_path / "run") == results(run)
+
+
+def test_without_a_cache_folder_the_run_goes_on(first, tmp_path):
+    """A home that cannot be written to, as on many clusters, must not stop a run."""
+    (tmp_path / "caches").write_text("a file where the folder should be")
+    _, found, folder = run_with_caches_in(tmp_path, tmp_path / "run")
+    assert (found, folder) == (0, None)
+    assert results(tmp_path / "run") == results(first[1])
+
+
+def test_a_folder_that_jax_was_told_of_is_used(tmp_path):
+    """Somebody who has set up JAX's own cache, for a cluster say, must find everything there and nothing elsewhere."""
+    (tmp_path / "told").mkdir()
+    code = "from jaxloop.population import *; use_all_cores(); keep_compiled_programs()\n"
+    code += "print(jax.jit(lambda x: x + 1)(1), jax.config.jax_compilation_cache_dir)"
+    told = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "caches")}
+    output = python(code, **told, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "told"))
+    assert output.split() == ["2", str(tmp_path / "told")]
+    assert len(list((tmp_path / "told").iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["told"]
+
+
+def test_each_kind_of_processor_has_its_own_programs(tmp_path):
+    """A home may be shared by machines: a program for instructions that this one lacks would end the process."""
+    code = """
+from jaxloop import population
+folders = []
+for lines in (["flags: a b", "model name: x"], ["model name: x", "flags: a b"], ["model name: x", "flags: a b c"]):
+    population._processor_lines = lambda: lines
+    population.jax.config.update("jax_compilation_cache_dir", None)
+    population.keep_compiled_programs()
+    folders.append(population.jax.config.jax_compilation_cache_dir)
+print(folders[0] == folders[1], folders[0] == folders[2])
+"""
+    told = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": None}
+    assert python(code, **told).split() == ["True", "False"]
+
+
+def test_every_core_is_a_device():
+    """Fewer devices than cores leave cores idle, more cost speed; a single one would be compiled for differently."""
+    code = "import jax, os, sys; from jaxloop.population import *\n"
+    code += "use_all_cores(); print(len(jax.devices()), measuring_device() == jax.devices()[-1])"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert python(code, JAX_PLATFORMS="cpu").split() == [str(max(cores, 2)), "True"]
+    if hasattr(os, "sched_setaffinity"):
+        one = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
+        assert python(one + code, JAX_PLATFORMS="cpu").split() == ["2", "True"]
+
+
+def test_devices_that_are_in_use_already_are_left_alone():
+    """A notebook that has used JAX before must not get an error from it."""
+    code = "import jax; jax.numpy.zeros(1).block_until_ready(); before = jax.devices()\n"
+    code += (
+        "from jaxloop.population import *; use_all_cores(); keep_compiled_programs(); print(jax.devices() == before)"
+    )
+    assert python(code, JAX_PLATFORMS="cpu").split() == ["True"]
+
+
+def test_more_loops_than_places_and_fewer():
+    """A place that is not filled must not be taken for a loop, and no loop must be left without one."""
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 5)
+from jaxloop.config import PopulationSettings
+from jaxloop.population import Placement
+for per_device in (0, 1, 3):
+    settings = PopulationSettings(loops_per_device=per_device)
+    print([[Placement(settings, loops).places, Placement(settings, loops).mesh.size] for loops in (1, 2, 4, 9)])
+"""
+    one, same, three = (json.loads(line) for line in python(code, JAX_PLATFORMS="cpu").splitlines())
+    assert one == same == [[2, 2], [2, 2], [4, 4], [5, 5]]
+    assert three == [[6, 2], [6, 2], [12, 4], [15, 5]]
