@@ -179,9 +179,12 @@ def test_a_steps_gradient_is_that_of_expressions_alone(shape):
     chunk, a position that reads a neighbour, the wrong step's expressions: each gives another gradient; and the look
     at the validation rows another mean."""
     _, train_and_look = make_train(GRADIENT_ONLY, MODEL, WIDTH, 29, shape)
-    tokens_NxT, held_NxT = mixed_rows(3, 30), mixed_rows(4, 20)
-    order_SxE = batch_order(np.random.default_rng(0), 30, 3, 20)
-    training, validation = to_train(tokens_NxT, order_SxE, shape, 37), whole(held_NxT, shape, capacity=29)
+    tokens_NxT, held_NxT = mixed_rows(3, 80), mixed_rows(4, 20)
+    order_SxE = batch_order(np.random.default_rng(0), 80, 3, 20)
+    # A step that fills as many rows as a step can: wherever a row holds less than two, the last of them.
+    order_SxE[1] = np.flatnonzero(lengths(tokens_NxT) == WIDTH)[:20]
+    training, validation = to_train(tokens_NxT, order_SxE, shape, 87), whole(held_NxT, shape, capacity=29)
+    assert training.plan.row_count_S[1] == (20 if shape.row_tokens < 2 * WIDTH else 10)
     knobs, step = KNOBS["standing_still"], jit(train_and_look)
     state = begun("standing_still")._replace(parameters=large_parameters())
     for order_E in order_SxE:
