@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,14 @@ from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)
 ROWS, ROW_TOKENS = 8, 64  # of all batches, so that little is compiled
 
+# Most of the time would go into optimising programs that run once.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 @pytest.fixture(scope="module")
 def model():
     model = make_model(SETTINGS)
-    return model._replace(init=jax.jit(model.init), apply=jax.jit(model.apply), decode=jax.jit(model.decode))
+    return model._replace(init=jit(model.init), apply=jit(model.apply), decode=jit(model.decode))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +127,7 @@ def test_a_position_reads_its_ancestors_and_nothing_else(model, parameters):
     inputs_L, depth_L = row_of(prefixes)
     changed_PxL = np.tile(inputs_L, (ROW_TOKENS, 1))
     np.fill_diagonal(changed_PxL, (inputs_L + 3) % (EOS + 1))
-    apply = jax.jit(jax.vmap(lambda row_L: model.apply(parameters, row_L[None], depth_L[None])[0]))
+    apply = jit(jax.vmap(lambda row_L: model.apply(parameters, row_L[None], depth_L[None])[0]))
     moved_PxLxV = np.asarray(apply(np.concatenate([inputs_L[None], changed_PxL])))
     moved_PxL = np.abs(moved_PxLxV[1:] - moved_PxLxV[0]).max(axis=-1) > 1e-6
     for place in range(ROW_TOKENS):
@@ -159,7 +164,7 @@ def test_gradients_reach_exactly_the_own_past(model, parameters):
     def logit(positions, place):
         return model.apply({**parameters, "positions": positions}, inputs_L[None], depth_L[None])[0, place, 2]
 
-    gradient = jax.jit(jax.grad(logit))
+    gradient = jit(jax.grad(logit))
     for prefix in ((), (1, 2, 3, 4, 5), (1, 2, 6), (3,)):
         gradient_CxD = gradient(parameters["positions"], prefixes.index(prefix))["embedding"]
         touched_C = np.abs(gradient_CxD).max(axis=1) > 0
@@ -178,9 +183,7 @@ def test_parameter_counts_of_the_paper(preset, count):
 
 def test_initial_parameters_have_the_stated_deviations():
     """A shared draw that is cut wrongly repeats numbers between matrices, or gives one of them another scale."""
-    parameters = jax.jit(make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init)(
-        jax.random.key(0)
-    )
+    parameters = jit(make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init)(jax.random.key(0))
     block = parameters["blocks"][1]
     for matrix, shape, deviation in (
         (parameters["positions"]["embedding"], (64, 128), 0.02),
@@ -201,7 +204,7 @@ def test_initial_parameters_have_the_stated_deviations():
 def test_dropout_acts_in_training_only(model, parameters):
     """Dropout while sampling or measuring would measure another model than the one that was trained."""
     dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.5}))
-    apply, rows = jax.jit(dropping.apply), [array_L[None] for array_L in row_of(random_tree(1))]
+    apply, rows = jit(dropping.apply), [array_L[None] for array_L in row_of(random_tree(1))]
     plain = model.apply(parameters, *rows)
     np.testing.assert_array_equal(plain, model.apply(parameters, *rows, jax.random.key(1)))
     np.testing.assert_allclose(plain, apply(parameters, *rows), atol=1e-6)
@@ -219,7 +222,7 @@ def test_dropout_of_attention(monkeypatch, parameters):
         given.append(arguments[-1])
         return attend(*arguments)
 
-    @jax.jit
+    @jit
     def factors(parameters, key):
         given.clear()
         dropping.apply(parameters, *rows, key)
@@ -241,7 +244,7 @@ def test_dropout_of_attention(monkeypatch, parameters):
 def test_bfloat16_activations_keep_float32_parameters_and_logits(model, parameters):
     """Parameters or a loss in bfloat16 would lose small updates."""
     narrow = make_model(SETTINGS.model_copy(update={"activations": "bfloat16"}))
-    narrow = narrow._replace(apply=jax.jit(narrow.apply), decode=jax.jit(narrow.decode))
+    narrow = narrow._replace(apply=jit(narrow.apply), decode=jit(narrow.decode))
     initial = jax.eval_shape(narrow.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
     parameters = jax.tree.map(lambda leaf: leaf / 5 if leaf.ndim > 1 else leaf, parameters)

@@ -85,7 +85,8 @@ def write(tokens_NxT, planned: Plan, rows, row_tokens):
     return Rows(*(np.asarray(array) for array in of_steps))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
+# Most of the time would go into optimising programs that run once.
+@functools.partial(jax.jit, static_argnums=(4, 5), compiler_options={"xla_backend_optimization_level": 0})
 def _write(tokens_NxT, expression_SxE, shared_SxE, place_SxE, rows, row_tokens):
     def of_step(*step):
         return lay_out(tokens_NxT, *step, rows, row_tokens)
