@@ -11,6 +11,7 @@ from jaxloop.model import Cache, make_model, parameter_count
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)
+MODEL = make_model(SETTINGS)
 ROWS, ROW_TOKENS = 8, 64  # of all batches, so that little is compiled
 
 # Most of the time would go into optimising programs that run once.
@@ -19,8 +20,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 @pytest.fixture(scope="module")
 def model():
-    model = make_model(SETTINGS)
-    return model._replace(init=jit(model.init), apply=jit(model.apply), decode=jit(model.decode))
+    return MODEL._replace(init=jit(MODEL.init), apply=jit(MODEL.apply), decode=jit(MODEL.decode))
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +120,14 @@ def test_a_cache_may_be_short_and_grow(model, parameters):
         np.testing.assert_allclose(logits_BxV, expected[:, position], atol=2e-5)
 
 
-def test_a_position_reads_its_ancestors_and_nothing_else(model, parameters):
+def test_a_position_reads_its_ancestors_and_nothing_else(parameters):
     """A mask that lets the future or a sibling in makes training trivial and sampling worthless; one too strict learns
     nothing. Each position's token is changed in turn: exactly what goes on from it may move."""
     prefixes = random_tree(1)
     inputs_L, depth_L = row_of(prefixes)
     changed_PxL = np.tile(inputs_L, (ROW_TOKENS, 1))
     np.fill_diagonal(changed_PxL, (inputs_L + 3) % (EOS + 1))
-    apply = jit(jax.vmap(lambda row_L: model.apply(parameters, row_L[None], depth_L[None])[0]))
+    apply = jit(jax.vmap(lambda row_L: MODEL.apply(parameters, row_L[None], depth_L[None])[0]))
     moved_PxLxV = np.asarray(apply(np.concatenate([inputs_L[None], changed_PxL])))
     moved_PxL = np.abs(moved_PxLxV[1:] - moved_PxLxV[0]).max(axis=-1) > 1e-6
     for place in range(ROW_TOKENS):
@@ -156,13 +156,13 @@ def test_trees_in_a_row_do_not_see_each_other(model, parameters):
     )
 
 
-def test_gradients_reach_exactly_the_own_past(model, parameters):
+def test_gradients_reach_exactly_the_own_past(parameters):
     """The same by derivative: the loss at one place reaches the position embeddings of its own past, and no other."""
     prefixes = tree_of([(1, 2, 3, 4, 5), (1, 2, 6), (3, 0)])
     inputs_L, depth_L = row_of(prefixes, 12)
 
     def logit(positions, place):
-        return model.apply({**parameters, "positions": positions}, inputs_L[None], depth_L[None])[0, place, 2]
+        return MODEL.apply({**parameters, "positions": positions}, inputs_L[None], depth_L[None])[0, place, 2]
 
     gradient = jit(jax.grad(logit))
     for prefix in ((), (1, 2, 3, 4, 5), (1, 2, 6), (3,)):
