@@ -20,6 +20,7 @@ from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.sample import Work
 from jaxloop.vocabulary import VOCABULARY_SIZE, lengths
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
@@ -110,13 +111,11 @@ class Bench:
         jax.block_until_ready((self.state, step))
         return time.perf_counter() - begun
 
-    def sample_round(self) -> tuple[float, np.ndarray, int]:
-        """Seconds of sampling all rows, the rows of the first loop, and how many tokens were computed for them."""
+    def sample_round(self) -> tuple[float, np.ndarray, Work]:
+        """Seconds of sampling all rows, the rows of the first loop, and the work that they took."""
         begun = time.perf_counter()
-        tokens, decoded = jax.device_get(
-            self.learner.sample(self.state.best_parameters, self.device_inputs, self.active)
-        )
-        return time.perf_counter() - begun, tokens[0], int(decoded[0])
+        tokens, work = jax.device_get(self.learner.sample(self.state.best_parameters, self.device_inputs, self.active))
+        return time.perf_counter() - begun, tokens[0], Work(int(work.read[0]), int(work.computed[0]))
 
 
 def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
@@ -153,12 +152,13 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         }
         say(f"{count} loop{'s' if count > 1 else ''}: sampling")
         rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
-        rows_NxT, decoded = rounds[0][1:]
+        rows_NxT, work = rounds[0][1:]
         written = int(np.minimum(lengths(rows_NxT) + 1, rows_NxT.shape[1]).sum())
         part["sampling"] = {
             "samples_per_second": spread([count * len(rows_NxT) / t for t, *_ in rounds]),
             "tokens_per_second": spread([count * written / t for t, *_ in rounds]),
-            "wasted_decode_share": 1 - written / decoded,
+            "tokens_read_for_each_written": work.read / written,
+            "wasted_decode_share": 1 - work.read / work.computed,
         }
         results[f"loops_{count}"] = part
     say("the measures")

@@ -18,7 +18,6 @@ from jaxloop.peer import Peer
 from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.vocabulary import lengths
 
-_ROUND_STEPS = 25
 # nanoGPT writes every sequence up to the context, so its time is proportional to their number.
 _PEER_SEQUENCES = 250
 _SAMPLED = 1000
@@ -51,7 +50,8 @@ def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None])
     """Training and sampling, a round each by turns."""
     config = config.model_copy(update={"cycle": config.cycle.model_copy(update={"rows": _SAMPLED})})
     full = len(jax.devices())
-    one, many = (Bench(config, count, _ROUND_STEPS, repeats + 1) for count in (1, full))
+    round_steps = config.train.evaluate_every_steps
+    one, many = (Bench(config, count, round_steps, repeats + 1) for count in (1, full))
     language, width = language_of(config.language), config.model.context_tokens
     batch_rows = max(1, round(one.tokens_per_step / width))
     peer.begin(0, language.draw(host_generator(0, Purpose.REAL_ROWS), _SAMPLED, width), batch_rows)
@@ -60,8 +60,8 @@ def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None])
     samples = {name: [] for name in rates}
     for turn in range(repeats + 1):
         say(f"training and sampling by turns, round {turn} of {repeats}{' (not counted)' if turn == 0 else ''}")
-        rate = [peer_tokens * _ROUND_STEPS / peer.train(_ROUND_STEPS)]
-        rate += [b.loop_count * b.tokens_per_step * _ROUND_STEPS / b.train_round() for b in (one, many)]
+        rate = [peer_tokens * round_steps / peer.train(round_steps)]
+        rate += [b.loop_count * b.tokens_per_step * round_steps / b.train_round() for b in (one, many)]
         sampled = [_PEER_SEQUENCES / peer.generate(_PEER_SEQUENCES, config.sample.temperature)]
         sampled += [b.loop_count * _SAMPLED / b.sample_round()[0] for b in (one, many)]
         if turn:

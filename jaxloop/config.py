@@ -144,7 +144,7 @@ class SampleSettings(_Section):
     """How a model writes the next rows."""
 
     temperature: float = Field(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
-    batch_rows: Count = Field(250, description="sequences that are written side by side")
+    batch_rows: Count = Field(500, description="sequences that are written side by side, as one prefix tree")
 
 
 class MeasureSettings(_Section):

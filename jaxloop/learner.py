@@ -109,7 +109,7 @@ class TransformerLearner:
         self._worker = ThreadPoolExecutor(max_workers=1)
         self.begin = self._placement.map(begin_loop)  # inputs -> Training
         self.train = self._placement.map(train_loop, donate=(0,))  # Training, inputs, active -> Training, step
-        self.sample = self._placement.map(sample_loop)  # parameters, inputs, active -> rows, tokens computed for them
+        self.sample = self._placement.map(sample_loop)  # parameters, inputs, active -> rows, Work
         self.evaluate = self._placement.map(evaluate_loop)  # parameters, inputs, active -> held-out nats
 
     def _split_sizes(self, rows: int) -> tuple[int, int]:
@@ -253,7 +253,7 @@ def choose_shape(config: Config) -> RowShape:
     row_tokens = min(lengths, key=multiplications)
     rows = usual_rows(row_tokens)
     if jax.default_backend() == "cpu":
-        chunk_rows = min(384 // row_tokens, math.ceil(rows / 2))
+        chunk_rows = min(256 // row_tokens, math.ceil(rows / 2))
     else:
         chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))
     return RowShape(row_tokens, max(chunk_rows, 1))

@@ -3,8 +3,8 @@
 Flax NNX defines it and nothing else: `make_model` splits the module once, and gives pure functions over a plain dict
 of arrays.
 
-Legend: B rows, L positions a row (or the length of a cache), N positions in all (B x L), H heads, K width of a head,
-D width, V vocabulary.
+Legend: B rows, L positions a row, N positions in all (B x L), H heads, K width of a head, D width, V vocabulary;
+C sequences that are written side by side, M nodes of the cache.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from jaxloop.vocabulary import VOCABULARY_SIZE
 
 
 class Cache(NamedTuple):
-    """Keys and values of every token read so far, one array a layer, laid out for reading one query's."""
+    """Keys and values of every token that was read: the nodes of a prefix tree, one array a layer."""
 
-    keys_BxHxKxL: list[jax.Array]
-    values_BxHxLxK: list[jax.Array]
+    keys_MxD: list[jax.Array]
+    values_MxD: list[jax.Array]
 
 
 class Model(NamedTuple):
@@ -32,8 +32,8 @@ class Model(NamedTuple):
 
     init: Callable  # key -> parameters
     apply: Callable  # parameters, inputs_BxL, depth_BxL, dropout key or None -> logits_BxLxV, for prefix trees
-    init_cache: Callable  # rows, positions -> Cache
-    decode: Callable  # parameters, token_B, position, Cache -> logits_BxV, Cache
+    init_cache: Callable  # nodes -> Cache
+    decode: Callable  # parameters, token_C, position, node_CxL, first node, Cache -> logits_CxV, Cache
 
 
 class Block(nnx.Module):
@@ -122,25 +122,38 @@ class Transformer(nnx.Module):
             stream_NxD = block(stream_NxD, read, rngs)
         return self._logits(stream_NxD).reshape(rows, row_tokens, -1)
 
-    def decode(self, token_B, position, cache: Cache):
-        """Logits after one more token of each row, all rows at the same position."""
-        keys, values = list(cache.keys_BxHxKxL), list(cache.values_BxHxLxK)
-        unread_1x1xL = (jnp.arange(values[0].shape[2]) > position)[None, None]
-        stream_BxD = self.tokens(token_B.astype(jnp.int32)) + self.positions(position)[None]
+    def decode(self, token_C, position, node_CxL, first_node, cache: Cache):
+        """Logits after one more token of each of C sequences, all at this position (less than L).
+
+        The nodes of the cache that hold what a sequence has read so far are in `node_CxL`, in order; what stands there
+        from `position` on does not count. The new tokens are kept at the C nodes from `first_node` on.
+        """
+        count, row_tokens = node_CxL.shape
+        place_1xL = jnp.arange(row_tokens)[None]
+        own_Cx1 = first_node + jnp.arange(count)[:, None]
+        node_CxL = jnp.where(place_1xL == position, own_Cx1, node_CxL)
+        unread_1xLx1 = (place_1xL > position)[..., None]
+        keys, values = list(cache.keys_MxD), list(cache.values_MxD)
+        stream_CxD = self.tokens(token_C.astype(jnp.int32)) + self.positions(position)[None]
         for layer, block in enumerate(self.blocks):
 
-            def read(queries_BxHxK, keys_BxHxK, values_BxHxK, layer=layer):
-                keys[layer] = keys[layer].at[..., position].set(keys_BxHxK)
-                values[layer] = values[layer].at[:, :, position].set(values_BxHxK)
-                # One query a row: sums of products, for a product of matrices has nothing to share here.
-                queries_BxHxKx1 = (queries_BxHxK * queries_BxHxK.shape[-1] ** -0.5)[..., None]
-                scores_BxHxL = jnp.sum(queries_BxHxKx1 * keys[layer], axis=2, dtype=jnp.float32)
-                weights_BxHxL = jax.nn.softmax(jnp.where(unread_1x1xL, -1e30, scores_BxHxL), axis=-1)
-                attended = jnp.sum(weights_BxHxL[..., None].astype(self.dtype) * values[layer], axis=2)
-                return attended.reshape(len(token_B), -1)
+            def read(queries_CxHxK, keys_CxHxK, values_CxHxK, layer=layer):
+                _, heads, head_width = queries_CxHxK.shape
+                for kept, new in ((keys, keys_CxHxK), (values, values_CxHxK)):
+                    kept[layer] = jax.lax.dynamic_update_slice(kept[layer], new.reshape(count, -1), (first_node, 0))
+                # One query a sequence: nothing that a product of matrices could share. Sums over the width of a head
+                # are products with a matrix of ones and zeros, for a CPU is slow at sums over a short last axis.
+                queries_Cx1xD = (queries_CxHxK.astype(jnp.float32) * head_width**-0.5).reshape(count, 1, -1)
+                products_NxD = (queries_Cx1xD * keys[layer][node_CxL]).reshape(count * row_tokens, -1)
+                of_head_DxH = jnp.repeat(jnp.eye(heads), head_width, axis=0)
+                scores_NxH = jnp.dot(products_NxD, of_head_DxH, precision=jax.lax.Precision.HIGHEST)
+                scores_CxLxH = jnp.where(unread_1xLx1, -1e30, scores_NxH.reshape(count, row_tokens, heads))
+                weights_CxLxHx1 = jax.nn.softmax(scores_CxLxH, axis=1).astype(self.dtype)[..., None]
+                values_CxLxHxK = values[layer][node_CxL].reshape(count, row_tokens, heads, head_width)
+                return jnp.sum(weights_CxLxHx1 * values_CxLxHxK, axis=1).reshape(count, -1)
 
-            stream_BxD = block(stream_BxD, read, None)
-        return self._logits(stream_BxD), Cache(keys, values)
+            stream_CxD = block(stream_CxD, read, None)
+        return self._logits(stream_CxD), Cache(keys, values)
 
 
 def activation_dtype(settings: ModelSettings):
@@ -168,12 +181,8 @@ def make_model(settings: ModelSettings) -> Model:
         ]
         return jax.tree.unflatten(structure, leaves)
 
-    def init_cache(rows, positions):
-        heads, head_width = settings.heads, settings.width // settings.heads
-        return Cache(
-            [jnp.zeros((rows, heads, head_width, positions), dtype) for _ in range(settings.layers)],
-            [jnp.zeros((rows, heads, positions, head_width), dtype) for _ in range(settings.layers)],
-        )
+    def init_cache(nodes):
+        return Cache(*([jnp.zeros((nodes, settings.width), dtype) for _ in range(settings.layers)] for _ in range(2)))
 
     return Model(
         init=init,

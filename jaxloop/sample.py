@@ -1,14 +1,15 @@
 """Sampling from a model: exactly N sequences are started, and all of them are finished.
 
 Taking the first N to finish would favour short ones. A sequence that fills the context without `<eos>` is kept as
-it is. The random numbers belong to the sequence and the place in it, not to the slot it is written in.
+it is. The random numbers belong to the sequence and the place in it, not to how it is computed.
 
-All sequences of a batch are at the same position. They are written a segment of a few positions at a time, one chunk
-of slots after the other; then those that are finished leave their slots, the others close ranks (the batch is
-compacted), and only chunks that hold somebody are written further. The cache is short while the sequences are. So the
-work follows the tokens that are written, not N times the context.
+Sequences that begin alike are in the same state, so the model reads each prefix once. The sequences of a batch grow as
+a prefix tree, one position after the other: the model reads the newest nodes, a chunk at a time, each sequence draws
+its next token from the logits of its prefix, and those that drew alike share the next node. So the work follows the
+different prefixes that are written, not N times the context; a model that has collapsed costs next to nothing.
 
-Legend: N sequences, T tokens a row (the context), B slots, C slots of a chunk, V vocabulary.
+Legend: N sequences of a batch, T tokens a row (the context), P prefixes that they end in, C prefixes of a chunk,
+L positions that are read, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -18,149 +19,141 @@ import jax
 import jax.numpy as jnp
 
 from jaxloop.model import Cache, Model
-from jaxloop.vocabulary import EOS
+from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
-# The cache has this many positions first, and is then doubled.
-_SHORTEST_CACHE = 32
-_SEGMENT_POSITIONS = 8
+# The model reads this many positions first, then twice as many, and so on.
+_SHORTEST_READ = 16
 
 
-class Batch(NamedTuple):
-    """A batch that is being written; slots from `slots` on are not in use."""
+class Work(NamedTuple):
+    """What sampling took, in tokens."""
+
+    read: jax.Array  # different prefixes
+    computed: jax.Array  # those, and what chunks had beside them
+
+
+class Tree(NamedTuple):
+    """A batch that is being written; places for prefixes that are not in use hold anything."""
 
     position: jax.Array
-    slots: jax.Array
-    sequence_B: jax.Array  # who is in each slot
-    last_B: jax.Array  # the last token of each, uint8
-    tokens_BxT: jax.Array  # by sequence
-    decoded: jax.Array  # tokens that were computed, those of slots that nobody needed any more included
+    prefix_count: jax.Array
+    first_node: jax.Array  # the nodes of these prefixes follow each other
+    prefix_N: jax.Array  # what each sequence ends in; P where it is finished
+    token_P: jax.Array  # the last of each prefix, uint8
+    node_PxT: jax.Array  # the nodes of what each prefix begins with, root first
+    tokens_TxN: jax.Array  # uint8
+    work: Work
 
 
-def choose(logits_BxV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+def choose(logits_NxV: jax.Array, uniform_N: jax.Array) -> jax.Array:
     """Inverse-transform sampling: the token in whose slice of the cumulated softmax the uniform number falls."""
-    cumulated_BxV = jnp.cumsum(jax.nn.softmax(logits_BxV, axis=-1), axis=-1)
+    cumulated_NxV = jnp.cumsum(jax.nn.softmax(logits_NxV, axis=-1), axis=-1)
     # Scaling by the last sum, which rounding keeps from being 1, leaves no gap above it.
-    token_B = jnp.sum(cumulated_BxV <= uniform_B[:, None] * cumulated_BxV[:, -1:], axis=-1)
-    return jnp.minimum(token_B, logits_BxV.shape[-1] - 1).astype(jnp.uint8)
+    token_N = jnp.sum(cumulated_NxV <= uniform_N[:, None] * cumulated_NxV[:, -1:], axis=-1)
+    return jnp.minimum(token_N, logits_NxV.shape[-1] - 1).astype(jnp.uint8)
 
 
-def chunk_slots(batch_rows: int) -> int:
-    """Slots that are computed at once: what a CPU core does well, or all of them on an accelerator."""
+def chunk_prefixes(batch_rows: int) -> int:
+    """Prefixes that are read at once: what a CPU core does well, or all of them on an accelerator."""
     return min(32, batch_rows) if jax.default_backend() == "cpu" else batch_rows
 
 
-def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callable:
-    """Build `sample(parameters, key, temperature, active) -> tokens_NxT, decoded`.
+@jax.custom_batching.custom_vmap
+def _most(count: jax.Array) -> jax.Array:
+    """The greatest of the loops mapped together: where the bounds of a loop differ, JAX copies all that it holds."""
+    return count
 
-    The rows are uint8, `<eos>` from the end of each on; `decoded` counts the tokens that were computed for them, those
-    of slots without a sequence included. Batches are written one after the other. Where `active` is false nothing is
-    computed, and the rows are empty.
+
+@_most.def_vmap
+def _most_of_mapped(axis_size, in_batched, counts):
+    return jnp.max(counts, axis=0), False
+
+
+def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callable:
+    """Build `sample(parameters, key, temperature, active) -> tokens_NxT, Work`.
+
+    The rows are uint8, `<eos>` from the end of each on. Batches are written one after the other. Where `active` is
+    false nothing is computed, and the rows are empty.
     """
     batches = -(-rows // batch_rows)
-    chunk = chunk_slots(-(-rows // batches))
-    size = -(-rows // (batches * chunk)) * chunk
+    size = -(-rows // batches)
+    chunk = chunk_prefixes(size)
+    places = -(-size // chunk) * chunk
+
+    def read(parameters: dict, tree: Tree, cache: Cache, positions: int):
+        """Logits of all prefixes, (P, V), whose nodes are added to the cache."""
+        node_PxL = tree.node_PxT[:, :positions]
+
+        def read_chunk(index, carry):
+            logits_PxV, cache = carry
+            first = index * chunk
+            token_C, node_CxL = (
+                jax.lax.dynamic_slice_in_dim(array, first, chunk) for array in (tree.token_P, node_PxL)
+            )
+            logits_CxV, cache = model.decode(
+                parameters, token_C, tree.position, node_CxL, tree.first_node + first, cache
+            )
+            return jax.lax.dynamic_update_slice_in_dim(logits_PxV, logits_CxV, first, 0), cache
+
+        chunks = -(-_most(tree.prefix_count) // chunk)
+        return jax.lax.fori_loop(0, chunks, read_chunk, (jnp.zeros((places, VOCABULARY_SIZE)), cache))
+
+    def grow(tree: Tree, token_N: jax.Array) -> Tree:
+        """The tree in which each sequence that is not finished goes on with this token."""
+        # A branch is a prefix and a next token; those that somebody takes are numbered in order.
+        branch_N = jnp.where(token_N == EOS, places * VOCABULARY_SIZE, tree.prefix_N * VOCABULARY_SIZE + token_N)
+        taken = jnp.zeros(places * VOCABULARY_SIZE, jnp.int32).at[branch_N].set(1, mode="drop")
+        number = jnp.cumsum(taken)
+        prefix_N = number.at[branch_N].get(mode="fill", fill_value=places + 1) - 1
+        parent_P = jnp.zeros(places, jnp.int32).at[prefix_N].set(tree.prefix_N, mode="drop")
+        parents_node_Px1 = tree.first_node + parent_P[:, None]
+        is_parents_1xT = jnp.arange(width)[None] == tree.position
+        chunks = -(-tree.prefix_count // chunk)
+        return Tree(
+            position=tree.position + 1,
+            prefix_count=number[-1],
+            first_node=tree.first_node + _most(tree.prefix_count),
+            prefix_N=prefix_N,
+            token_P=jnp.zeros(places, jnp.uint8).at[prefix_N].set(token_N, mode="drop"),
+            node_PxT=jnp.where(is_parents_1xT, parents_node_Px1, tree.node_PxT[parent_P]),
+            tokens_TxN=tree.tokens_TxN.at[tree.position].set(token_N),
+            work=Work(tree.work.read + tree.prefix_count, tree.work.computed + chunks * chunk),
+        )
 
     def sample(parameters: dict, key: jax.Array, temperature: jax.Array, active: jax.Array):
-        def write_batch(index):
-            keys_B = jax.vmap(lambda sequence: jax.random.fold_in(key, sequence))(index * size + jnp.arange(size))
-            uniform_BxT = jax.vmap(lambda sequence_key: jax.random.uniform(sequence_key, (width,)))(keys_B)
+        def write_batch(cache, index):
+            keys_N = jax.vmap(lambda sequence: jax.random.fold_in(key, sequence))(index * size + jnp.arange(size))
+            uniform_TxN = jax.vmap(lambda sequence_key: jax.random.uniform(sequence_key, (width,)), out_axes=1)(keys_N)
 
-            def write_segment(carry):
-                batch, cache = carry
-                until = batch.position + _SEGMENT_POSITIONS
+            def write_position(tree, cache, positions):
+                logits_PxV, cache = read(parameters, tree, cache, positions)
+                logits_NxV = logits_PxV.at[tree.prefix_N].get(mode="clip")
+                token_N = choose(logits_NxV / temperature, uniform_TxN[tree.position])
+                return grow(tree, jnp.where(tree.prefix_N < places, token_N, jnp.uint8(EOS))), cache
 
-                def write_chunk(place, carry):
-                    batch, cache = carry
-                    first = place * chunk
-                    sequence_C, last_C = (
-                        jax.lax.dynamic_slice_in_dim(array, first, chunk) for array in (batch.sequence_B, batch.last_B)
-                    )
-                    unused_C = first + jnp.arange(chunk) >= batch.slots
-
-                    def write_token(carry):
-                        position, last_C, ended_C, tokens_BxT, cache = carry
-                        logits_CxV, cache = model.decode(parameters, last_C, position, cache)
-                        token_C = choose(logits_CxV / temperature, uniform_BxT[sequence_C, position])
-                        token_C = jnp.where(ended_C, jnp.uint8(EOS), token_C)
-                        # Unused slots hold somebody's number too.
-                        sequence_written_C = jnp.where(unused_C, size, sequence_C)
-                        tokens_BxT = tokens_BxT.at[sequence_written_C, position].set(token_C, mode="drop")
-                        return position + 1, token_C, token_C == EOS, tokens_BxT, cache
-
-                    position, last_C, _, tokens_BxT, chunk_cache = jax.lax.while_loop(
-                        lambda carry: (carry[0] < until) & ~jnp.all(carry[2]),
-                        write_token,
-                        (batch.position, last_C, unused_C, batch.tokens_BxT, _slots_of(cache, first, chunk)),
-                    )
-                    batch = batch._replace(
-                        last_B=jax.lax.dynamic_update_slice_in_dim(batch.last_B, last_C, first, 0),
-                        tokens_BxT=tokens_BxT,
-                        decoded=batch.decoded + chunk * (position - batch.position),
-                    )
-                    return batch, _with_slots(cache, chunk_cache, first)
-
-                chunks = (batch.slots + chunk - 1) // chunk
-                batch, cache = jax.lax.fori_loop(0, chunks, write_chunk, (batch, cache))
-                return close_ranks(batch._replace(position=until), cache, cache)
-
-            def close_ranks(batch: Batch, cache: Cache, target: Cache):
-                """Bring everyone who is not finished, and what the cache holds of them, to the first slots."""
-                writing_B = (batch.last_B != EOS) & (jnp.arange(size) < batch.slots)
-                slots = jnp.sum(writing_B)
-                slot_B = jnp.where(writing_B, jnp.cumsum(writing_B) - 1, size)
-                source_B = jnp.zeros(size, jnp.int32).at[slot_B].set(jnp.arange(size), mode="drop")
-                # Nobody moves to a later slot, so what a chunk overwrites has been read.
-                target = jax.lax.fori_loop(
-                    0,
-                    (slots + chunk - 1) // chunk,
-                    lambda place, target: _with_slots(
-                        target,
-                        jax.tree.map(
-                            lambda array: array[jax.lax.dynamic_slice_in_dim(source_B, place * chunk, chunk)],
-                            target if cache is target else cache,
-                        ),
-                        place * chunk,
-                    ),
-                    target,
-                )
-                batch = batch._replace(
-                    slots=slots, sequence_B=batch.sequence_B[source_B], last_B=batch.last_B[source_B]
-                )
-                return batch, target
-
-            positions = min(_SHORTEST_CACHE, width)
-            batch = Batch(
+            tree = Tree(
                 position=jnp.int32(0),
-                slots=jnp.where(active, size, 0),
-                sequence_B=jnp.arange(size),
-                last_B=jnp.full(size, EOS, jnp.uint8),
-                tokens_BxT=jnp.full((size, width), EOS, jnp.uint8),
-                decoded=jnp.int32(0),
+                prefix_count=jnp.where(active, 1, 0),
+                first_node=jnp.int32(0),
+                prefix_N=jnp.where(active, jnp.zeros(size, jnp.int32), places),
+                token_P=jnp.full(places, EOS, jnp.uint8),
+                node_PxT=jnp.zeros((places, width), jnp.int32),
+                tokens_TxN=jnp.full((width, size), EOS, jnp.uint8),
+                work=Work(jnp.int32(0), jnp.int32(0)),
             )
-            cache = model.init_cache(size, positions)
-            while True:
-                batch, cache = jax.lax.while_loop(
-                    lambda carry, end=positions: (carry[0].position < end) & (carry[0].slots > 0),
-                    write_segment,
-                    (batch, cache),
+            positions = 0
+            while positions < width:
+                positions = min(max(2 * positions, _SHORTEST_READ), width)
+                tree, cache = jax.lax.while_loop(
+                    lambda carry, end=positions: (carry[0].position < end) & (_most(carry[0].prefix_count) > 0),
+                    lambda carry, positions=positions: write_position(*carry, positions),
+                    (tree, cache),
                 )
-                if positions == width:
-                    return batch.tokens_BxT, batch.decoded
-                positions = min(2 * positions, width)
-                batch, cache = close_ranks(batch, cache, model.init_cache(size, positions))
+            return cache, (tree.tokens_TxN.T, tree.work)
 
-        tokens, decoded = jax.lax.map(write_batch, jnp.arange(batches))
-        return tokens.reshape(-1, width)[:rows], jnp.sum(decoded)
+        # One node each for all that a batch could write, and room for a chunk's unused places.
+        cache = model.init_cache(size * width + chunk)
+        _, (tokens, work) = jax.lax.scan(write_batch, cache, jnp.arange(batches))
+        return tokens.reshape(-1, width)[:rows], jax.tree.map(jnp.sum, work)
 
     return sample
-
-
-def _slots_of(cache: Cache, first: jax.Array, slots: int) -> Cache:
-    return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, first, slots), cache)
-
-
-def _with_slots(cache: Cache, part: Cache, first: jax.Array) -> Cache:
-    """The cache with these slots, whose positions may be fewer, written into it."""
-    return jax.tree.map(
-        lambda array, new: jax.lax.dynamic_update_slice(array, new, (first,) + (0,) * (array.ndim - 1)), cache, part
-    )

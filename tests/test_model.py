@@ -7,7 +7,7 @@ import pytest
 
 from jaxloop.attention import attend
 from jaxloop.config import ModelSettings, load
-from jaxloop.model import Cache, make_model, parameter_count
+from jaxloop.model import make_model, parameter_count
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)
@@ -68,9 +68,13 @@ def read_alone(model, parameters, expressions) -> list[np.ndarray]:
     tokens_BxL = np.full((ROWS, 24), EOS, np.uint8)
     for row_L, expression in zip(tokens_BxL, expressions, strict=False):
         row_L[1 : len(expression) + 1] = expression
-    cache, found = model.init_cache(ROWS, 24), []
+    cache, found = model.init_cache(ROWS * 24), []
+    node_BxL = np.arange(ROWS)[:, None] + ROWS * np.arange(24)
     for position in range(max(map(len, expressions)) + 1):
-        logits_BxV, cache = model.decode(parameters, tokens_BxL[:, position], jnp.int32(position), cache)
+        # What is not read yet must not count, whoever's it is.
+        known_BxL = np.where(np.arange(24) < position, node_BxL, position)
+        step = tokens_BxL[:, position], jnp.int32(position), known_BxL, jnp.int32(ROWS * position)
+        logits_BxV, cache = model.decode(parameters, *step, cache)
         found.append(logits_BxV)
     found = np.stack(found, axis=1)
     return [row_LxV[: len(expression) + 1] for row_LxV, expression in zip(found, expressions, strict=False)]
@@ -96,28 +100,23 @@ def test_cached_decoding_equals_the_full_forward_pass(model, parameters):
     np.testing.assert_allclose(np.stack(read_alone(model, parameters, expressions)), full_BxLxV[:, :24], atol=2e-5)
 
 
-def test_a_cache_may_be_short_and_grow(model, parameters):
-    """Sampling begins with a short cache and doubles it: what is read past its end, or lost on the way, shows."""
-    expressions = [random_expression(seed, 15) for seed in range(ROWS)]
-    expected = np.stack(read_alone(model, parameters, expressions))
-    cache, longer = model.init_cache(ROWS, 8), model.init_cache(ROWS, 16)
-    assert [array.shape for array in cache.keys_BxHxKxL] == [(ROWS, 2, 8, 8)] * 2
-    assert [array.shape for array in longer.values_BxHxLxK] == [(ROWS, 2, 16, 8)] * 2
-    tokens_BxL = np.array([(EOS, *expression) for expression in expressions], np.uint8)
-    for position in range(16):
-        if position == 8:
-            # Numbers that are not zero: places that are not written yet must not count at all.
-            grow = ((0, 0), (0, 0), (0, 0), (0, 8))
-            cache = Cache(
-                [jnp.pad(keys, grow, constant_values=30.0) for keys in cache.keys_BxHxKxL],
-                [
-                    jnp.pad(values.swapaxes(2, 3), grow, constant_values=30.0).swapaxes(2, 3)
-                    for values in cache.values_BxHxLxK
-                ],
-            )
-            assert jax.tree.map(jnp.shape, cache) == jax.tree.map(jnp.shape, longer)
-        logits_BxV, cache = model.decode(parameters, tokens_BxL[:, position], jnp.int32(position), cache)
-        np.testing.assert_allclose(logits_BxV, expected[:, position], atol=2e-5)
+def test_decoding_a_tree_equals_the_full_forward_pass(model, parameters):
+    """Sampling reads each prefix once, wherever its past lies: a node of another branch, or one position too many or
+    too few, gives other logits."""
+    prefixes = random_tree(4)
+    expected_LxV = logits_of(model, parameters, [row_of(prefixes)])[0]
+    order = sorted(prefixes, key=len)
+    # Nodes lie in any order, and what is not written yet is large.
+    places = np.random.default_rng(0).permutation(len(order)).tolist()
+    start = {prefix: ROWS * place for prefix, place in zip(order, places, strict=True)}
+    cache = jax.tree.map(lambda array: jnp.full_like(array, 1e9), model.init_cache(ROWS * len(order)))
+    for prefix in order:
+        past = [start[prefix[:end]] for end in range(len(prefix))]
+        node_BxL = np.tile(np.array(past + [0] * (24 - len(past))), (ROWS, 1))
+        token_B = np.full(ROWS, prefix[-1] if prefix else EOS, np.uint8)
+        step = token_B, jnp.int32(len(prefix)), node_BxL, jnp.int32(start[prefix])
+        logits_BxV, cache = model.decode(parameters, *step, cache)
+        np.testing.assert_allclose(logits_BxV[0], expected_LxV[prefixes.index(prefix)], atol=2e-5)
 
 
 def test_a_position_reads_its_ancestors_and_nothing_else(parameters):
@@ -248,7 +247,7 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits(model, paramete
     initial = jax.eval_shape(narrow.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
     parameters = jax.tree.map(lambda leaf: leaf / 5 if leaf.ndim > 1 else leaf, parameters)
-    assert {array.dtype for array in jax.tree.leaves(narrow.init_cache(2, 8))} == {jnp.dtype("bfloat16")}
+    assert {array.dtype for array in jax.tree.leaves(narrow.init_cache(16))} == {jnp.dtype("bfloat16")}
     rows = [row_of(random_tree(seed)) for seed in range(2)]
     logits = logits_of(narrow, parameters, rows)
     assert logits.dtype == np.float32

@@ -6,20 +6,25 @@ import pytest
 from jaxloop import sample as sample_module
 from jaxloop.config import ModelSettings
 from jaxloop.model import Model, make_model
-from jaxloop.sample import choose, chunk_slots, make_sample
+from jaxloop.sample import choose, chunk_prefixes, make_sample
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths
-
-SEGMENT = sample_module._SEGMENT_POSITIONS
 
 
 def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, seed=0, active=True, parameters=None):
-    """Rows, and how many tokens were computed for them."""
+    """Rows, how many prefixes were read for them, and how many tokens were computed."""
     sample = jax.jit(make_sample(model, rows, width, batch_rows))
     key, knob = jax.random.key(seed), jnp.float32(temperature)
-    tokens_NxT, decoded = sample({} if parameters is None else parameters, key, knob, jnp.bool_(active))
+    tokens_NxT, work = sample({} if parameters is None else parameters, key, knob, jnp.bool_(active))
     tokens_NxT = np.asarray(tokens_NxT)
     assert tokens_NxT.shape == (rows, width) and tokens_NxT.dtype == np.uint8
-    return tokens_NxT, int(decoded)
+    return tokens_NxT, (int(work.read), int(work.computed))
+
+
+def prefixes(tokens_NxT: np.ndarray) -> np.ndarray:
+    """How many different prefixes go on at each position, by enumeration."""
+    texts = [row_T.tobytes()[:length] for row_T, length in zip(tokens_NxT, lengths(tokens_NxT), strict=True)]
+    width = tokens_NxT.shape[1]
+    return np.array([len({text[:position] for text in texts if len(text) >= position}) for position in range(width)])
 
 
 def read(tokens_NxT: np.ndarray) -> np.ndarray:
@@ -55,7 +60,7 @@ def assert_written_alone(tokens_NxT: np.ndarray, logits_NxTxV: np.ndarray, tempe
     assert np.mean(surely[here]) > 0.999, "the borders must be rare for the test to mean anything"
 
 
-# Mocks of the network: the sampler knows nothing of a model but its two functions and the leading axis of its cache.
+# Mocks of the network: the sampler knows nothing of a model but its two functions and that a cache has nodes.
 
 
 def markov_model(logits_VxV: np.ndarray) -> Model:
@@ -64,20 +69,26 @@ def markov_model(logits_VxV: np.ndarray) -> Model:
     return Model(
         init=None,
         apply=None,
-        init_cache=lambda rows, positions: jnp.zeros(rows),
-        decode=lambda parameters, token_B, position, cache: (table[token_B.astype(jnp.int32)], cache),
+        init_cache=jnp.zeros,
+        decode=lambda parameters, token_C, position, node_CxL, first, cache: (table[token_C.astype(jnp.int32)], cache),
     )
 
 
 def stopping_model() -> Model:
     """Writes one of the seven tokens at each position, and `<eos>` at position `parameters`, for all at once."""
 
-    def decode(parameters, token_B, position, cache):
+    def decode(parameters, token_C, position, node_CxL, first, cache):
         end_V = jnp.arange(VOCABULARY_SIZE) == EOS
         logits_V = jnp.where(end_V == (position == parameters), 0.0, -1e9)
-        return jnp.tile(logits_V, (len(token_B), 1)), cache
+        return jnp.tile(logits_V, (len(token_C), 1)), cache
 
-    return Model(None, None, lambda rows, positions: jnp.zeros(rows), decode)
+    return Model(None, None, jnp.zeros, decode)
+
+
+def path_of(node_CxL, position, first):
+    """The nodes of all that each sequence has read, its newest token included."""
+    own_Cx1 = first + jnp.arange(len(node_CxL))[:, None]
+    return jnp.where(jnp.arange(node_CxL.shape[1])[None] == position, own_Cx1, node_CxL)
 
 
 ECHO_LENGTHS = (1, 7, 8, 9, 31, 33, 1000)
@@ -87,21 +98,21 @@ def echo_model() -> Model:
     """Repeats the first token of each sequence, which only its cache knows, as often as that token says."""
     length_V = jnp.array([*ECHO_LENGTHS, 0])
 
-    def decode(parameters, token_B, position, cache_BxL):
-        cache_BxL = cache_BxL.at[:, position].set(token_B)
-        first_B = cache_BxL[:, min(1, cache_BxL.shape[1] - 1)].astype(jnp.int32)
-        token_B = jnp.where(position < length_V[first_B], first_B, EOS)
-        logits_BxV = jnp.where(jnp.arange(VOCABULARY_SIZE)[None] == token_B[:, None], 0, -1e9)
-        return jnp.where(position == 0, 0.0, logits_BxV), cache_BxL
+    def decode(parameters, token_C, position, node_CxL, first, cache_M):
+        cache_M = jax.lax.dynamic_update_slice(cache_M, token_C, (first,))
+        node_CxL = path_of(node_CxL, position, first)
+        first_C = cache_M[node_CxL[:, min(1, node_CxL.shape[1] - 1)]].astype(jnp.int32)
+        token_C = jnp.where(position < length_V[first_C], first_C, EOS)
+        logits_CxV = jnp.where(jnp.arange(VOCABULARY_SIZE)[None] == token_C[:, None], 0, -1e9)
+        return jnp.where(position == 0, 0.0, logits_CxV), cache_M
 
-    return Model(None, None, lambda rows, positions: jnp.full((rows, positions), 99, jnp.uint8), decode)
+    return Model(None, None, lambda nodes: jnp.full(nodes, 99, jnp.uint8), decode)
 
 
 class Remembering:
     """The next token depends on the position, on a token some positions back, and on a sum over all that was read.
 
-    All of it is read back from the cache, which has leaves of several shapes, in the ways of a transformer's: positions
-    last, positions in the middle, and none at all.
+    All of it is read back from the nodes of the cache, which has leaves of several shapes.
     """
 
     BACK = 5
@@ -115,25 +126,21 @@ class Remembering:
         self.factor_T = generator.integers(1, 13, width)
         self.model = Model(None, None, self.init_cache, self.decode)
 
-    def init_cache(self, rows, positions):
-        return {
-            "last": jnp.zeros((rows, 2, positions), jnp.uint8),
-            "middle": [jnp.zeros((rows, positions, 3), jnp.int32)],
-            "count": jnp.zeros(rows, jnp.int32),
-        }
+    def init_cache(self, nodes):
+        return {"token": jnp.zeros((nodes, 2), jnp.uint8), "product": [jnp.zeros((nodes, 1, 3), jnp.int32)]}
 
-    def decode(self, parameters, token_B, position, cache):
+    def decode(self, parameters, token_C, position, node_CxL, first, cache):
+        product_C = token_C * (jnp.asarray(self.factor_T)[position] + 1)
         cache = {
-            "last": cache["last"].at[:, 1, position].set(token_B),
-            "middle": [cache["middle"][0].at[:, position, 2].set(token_B * jnp.asarray(self.factor_T)[position])],
-            "count": cache["count"] + token_B,
+            "token": jax.lax.dynamic_update_slice(cache["token"], token_C[:, None], (first, 1)),
+            "product": [jax.lax.dynamic_update_slice(cache["product"][0], product_C[:, None, None], (first, 0, 2))],
         }
-        positions = cache["last"].shape[2]
-        back_B = cache["last"][:, 1, jnp.maximum(position - self.BACK, 0)].astype(jnp.int32)
-        seen_L = jnp.arange(positions) <= position
-        sum_B = jnp.sum(cache["middle"][0][..., 2] * seen_L[None], axis=1) + cache["count"]
-        logits_BxV = jnp.asarray(self.back_VxV)[back_B] + jnp.asarray(self.sum_13xV)[sum_B % 13]
-        return logits_BxV + jnp.asarray(self.position_TxV)[position][None], cache
+        node_CxL = path_of(node_CxL, position, first)
+        back_C = cache["token"][node_CxL[:, jnp.maximum(position - self.BACK, 0)], 1].astype(jnp.int32)
+        seen_L = jnp.arange(node_CxL.shape[1]) <= position
+        sum_C = jnp.sum(cache["product"][0][node_CxL, 0, 2] * seen_L[None], axis=1)
+        logits_CxV = jnp.asarray(self.back_VxV)[back_C] + jnp.asarray(self.sum_13xV)[sum_C % 13]
+        return logits_CxV + jnp.asarray(self.position_TxV)[position][None], cache
 
     def logits(self, tokens_NxT: np.ndarray) -> np.ndarray:
         """The same from whole rows, in NumPy."""
@@ -160,15 +167,14 @@ def test_no_length_bias():
     logits_V = np.full(VOCABULARY_SIZE, np.log((1 - stop) / 7))
     logits_V[EOS] = np.log(stop)
     rows, width = 20_000, 64
-    rows_NxT, decoded = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
+    rows_NxT, (read_tokens, computed) = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
     length_N = lengths(rows_NxT)
     expected = np.append(stop * (1 - stop) ** np.arange(width), (1 - stop) ** width)
     counts = np.bincount(length_N, minlength=width + 1)
     deviation = np.sqrt(rows * expected * (1 - expected))
     assert np.all(np.abs(counts - rows * expected) < 5 * deviation + 1)
     assert counts[width] > 0, "some sequence must fill the context for the test to mean anything"
-    tokens = np.minimum(length_N + 1, width).sum()
-    assert tokens <= decoded < 2 * tokens < rows * width / 3
+    assert read_tokens <= computed < np.minimum(length_N + 1, width).sum() < rows * width / 6
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -202,34 +208,30 @@ def remembered():
 
 
 @pytest.mark.parametrize(
-    ("batch_rows", "chunk", "segment", "shortest_cache"),
+    ("batch_rows", "chunk", "shortest_read"),
     [
-        (1000, 1000, 8, 32),  # one batch in one chunk, as on an accelerator
-        (7, 7, 8, 32),
-        (60, 13, 8, 32),
-        (203, 1, 8, 16),
-        (64, 16, 1, 1),
-        (64, 16, 50, 50),
+        (1000, 1000, 16),  # one batch in one chunk, as on an accelerator
+        (7, 7, 16),
+        (60, 13, 32),
+        (203, 1, 16),
+        (64, 16, 1),
+        (64, 16, 50),
     ],
 )
-def test_rows_do_not_depend_on_how_they_are_written(
-    remembered, monkeypatch, batch_rows, chunk, segment, shortest_cache
-):
-    """A sequence whose cache, last token or random numbers are somebody else's after any change of slots, chunk, batch
-    or cache reads another past, and goes on with other tokens.
+def test_rows_do_not_depend_on_how_they_are_written(remembered, monkeypatch, batch_rows, chunk, shortest_read):
+    """A sequence whose past, last token or random numbers are somebody else's after any branching, chunk or batch reads
+    another past, and goes on with other tokens.
     """
-    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: min(chunk, rows))
-    monkeypatch.setattr(sample_module, "_SEGMENT_POSITIONS", segment)
-    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", shortest_cache)
-    rows_NxT, decoded = draw(REMEMBERING.model, 203, 50, batch_rows, 0.9, seed=7)
+    monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: min(chunk, rows))
+    monkeypatch.setattr(sample_module, "_SHORTEST_READ", shortest_read)
+    rows_NxT, _ = draw(REMEMBERING.model, 203, 50, batch_rows, 0.9, seed=7)
     np.testing.assert_array_equal(rows_NxT, remembered)
-    assert decoded >= written(remembered).sum()
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 50), (31, 50), (65, 33), (40, 20), (65, 2)])
 def test_any_number_of_rows_of_any_width(remembered, rows, width):
-    """Rows that are left over from whole chunks and batches, and contexts that no segment fits, are where a row is
-    lost, written twice or cut.
+    """Rows that are left over from whole chunks and batches, and contexts that are no power of two, are where a row
+    is lost, written twice or cut.
     """
     source = REMEMBERING if width == 50 else Remembering(width, end_logit=-2.0)
     rows_NxT, _ = draw(source.model, rows, width, 30, 0.9, seed=7)
@@ -244,41 +246,58 @@ def test_a_mapped_axis_changes_no_row(monkeypatch):
     """So accelerators write the rows of several loops: a loop that is done, or not in use, must stay as it is while
     others go on, at its own temperature and with its own parameters.
     """
-    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: rows)
+    monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: rows)
     source = Remembering(40)
     keys = jax.random.split(jax.random.key(1), 4)
     temperatures, active = jnp.array([0.5, 1.0, 1.0, 2.0]), jnp.array([True, True, False, True])
     sample = make_sample(source.model, 90, 40, 15)
     together = jax.jit(jax.vmap(sample))({}, keys, temperatures, active)
     alone = jax.jit(sample)
-    assert int(together[1][2]) == 0 and np.all(together[0][2] == EOS)
+    assert together[1].computed[2] == 0 and np.all(together[0][2] == EOS)
     for place in (0, 1, 3):
-        rows_NxT, decoded = alone({}, keys[place], temperatures[place], active[place])
+        rows_NxT, work = alone({}, keys[place], temperatures[place], active[place])
         np.testing.assert_array_equal(together[0][place], rows_NxT)
-        assert int(together[1][place]) == int(decoded)
-    assert len({int(decoded) for decoded in together[1]}) == 4, "the loops must differ"
+        assert (together[1].read[place], together[1].computed[place]) == work
+    assert len(set(together[1].computed.tolist())) == 4, "the loops must differ"
 
 
 # How much is computed.
 
 
 @pytest.mark.parametrize(("rows", "width", "batch_rows"), [(256, 64, 64), (300, 30, 100), (90, 9, 45), (50, 2, 50)])
-def test_who_is_finished_is_not_computed_any_further(monkeypatch, rows, width, batch_rows):
-    """Slots that are not given up cost what a full context costs; slots that are given up too early, or filled with the
-    wrong sequence, end in a row that does not repeat its own first token.
+@pytest.mark.parametrize("echo", [False, True])
+def test_each_prefix_is_read_once(monkeypatch, rows, width, batch_rows, echo):
+    """Sequences that do not share their beginnings, or are read on when nobody goes on from them, cost what a full
+    context costs; prefixes that are shared or given up too early end in a row that does not fit its model.
     """
     chunk = 10 if rows % 10 == 0 else 16
-    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: chunk)
-    rows_NxT, decoded = draw(echo_model(), rows, width, batch_rows, seed=3)
-    expected_NxT = np.full((rows, width), EOS, np.uint8)
-    for sequence in range(rows):
-        uniform = jax.random.uniform(jax.random.fold_in(jax.random.key(3), sequence), (width,))[0]
-        first = int(uniform * VOCABULARY_SIZE)
-        expected_NxT[sequence, : (*ECHO_LENGTHS, 0)[first]] = first
-    np.testing.assert_array_equal(rows_NxT, expected_NxT)
-    # A batch has whole chunks here, so every slot that is computed is one of somebody whose row we see.
-    writing = written(rows_NxT)[:, ::SEGMENT].reshape(-1, batch_rows, -(-width // SEGMENT)).sum(axis=1)
-    assert written(rows_NxT).sum() <= decoded <= np.sum(-(-writing // chunk)) * chunk * SEGMENT
+    monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: chunk)
+    remembering = Remembering(width)
+    rows_NxT, (read_tokens, computed) = draw(
+        echo_model() if echo else remembering.model, rows, width, batch_rows, seed=3
+    )
+    if echo:
+        expected_NxT = np.full((rows, width), EOS, np.uint8)
+        for sequence in range(rows):
+            uniform = jax.random.uniform(jax.random.fold_in(jax.random.key(3), sequence), (width,))[0]
+            first = int(uniform * VOCABULARY_SIZE)
+            expected_NxT[sequence, : (*ECHO_LENGTHS, 0)[first]] = first
+        np.testing.assert_array_equal(rows_NxT, expected_NxT)
+    else:
+        assert_written_alone(rows_NxT, remembering.logits(rows_NxT), seed=3)
+    # The last batch is a whole one here, so every prefix is one of a row that we see.
+    count_BxT = np.stack([prefixes(batch_NxT) for batch_NxT in rows_NxT.reshape(-1, batch_rows, width)])
+    assert read_tokens == count_BxT.sum() < written(rows_NxT).sum()
+    assert computed == (-(-count_BxT // chunk) * chunk).sum()
+
+
+def test_a_collapsed_model_costs_one_sequence():
+    """Where all sequences are the same, their number must not matter."""
+    rows_NxT, (read_tokens, computed) = draw(
+        markov_model(np.where(np.eye(8, k=1), 0.0, -1e9)[[*range(7), 0]]), 400, 30, 400
+    )
+    assert len(np.unique(rows_NxT, axis=0)) == 1
+    assert read_tokens == written(rows_NxT)[0].sum() and computed == 32 * read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -289,25 +308,26 @@ def stopping():
 
 @pytest.mark.parametrize("stop", [0, 1, 6, 7, 8, 9, 15, 16, 31, 32, 33, 39, 40])
 def test_everyone_stops_at_once(stopping, stop):
-    """At the edge of a segment, or of a cache that grows, a position is easily written twice, skipped, or written for
-    a batch in which nobody is left.
+    """Where more positions are read from here on, a position is easily written twice, skipped, or written for a batch
+    in which nobody is left.
     """
-    rows_NxT, decoded = stopping(stop)
+    rows_NxT, work = stopping(stop)
     assert np.all(lengths(np.asarray(rows_NxT)) == stop)
-    assert int(decoded) == 128 * min(stop + 1, 40)
+    read_tokens = sum(prefixes(batch_NxT).sum() for batch_NxT in np.asarray(rows_NxT).reshape(2, 64, 40))
+    assert work.read == read_tokens >= 2 * min(stop + 1, 40)
 
 
 def test_chunks_are_whole_batches_on_accelerators_only(monkeypatch):
     """A CPU core is slow over a whole batch, and an accelerator over a part of one."""
-    assert [chunk_slots(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 32, 32]
+    assert [chunk_prefixes(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 32, 32]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert [chunk_slots(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 33, 2500]
+    assert [chunk_prefixes(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 33, 2500]
 
 
 def test_rows_of_a_place_without_a_loop_are_empty():
     """A row of an inactive place that is computed costs as much as one of a loop."""
-    rows_NxT, decoded = draw(markov_model(np.zeros((8, 8))), 300, 12, 64, active=False)
-    assert np.all(rows_NxT == EOS) and decoded == 0
+    rows_NxT, work = draw(markov_model(np.zeros((8, 8))), 300, 12, 64, active=False)
+    assert np.all(rows_NxT == EOS) and work == (0, 0)
 
 
 # The transformer.
@@ -335,17 +355,13 @@ def prefix_logits(model: Model, parameters: dict, tokens_NxT: np.ndarray) -> np.
 SMALL = ModelSettings(layers=2, heads=2, width=16, context_tokens=20, activations="float32")
 
 
-@pytest.mark.parametrize(
-    ("batch_rows", "chunk", "segment", "shortest_cache"),
-    [(250, 32, 8, 32), (40, 7, 4, 8)],
-)
-def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch, batch_rows, chunk, segment, shortest_cache):
-    """A layer's keys or values that are left behind, mixed up between slots, or lost where the cache grows, give other
-    logits than a forward pass over the whole prefix.
+@pytest.mark.parametrize(("batch_rows", "chunk", "shortest_read"), [(250, 32, 16), (40, 7, 4)])
+def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch, batch_rows, chunk, shortest_read):
+    """A layer's keys or values that are somebody else's, or lost where more positions are read, give other logits than
+    a forward pass over the whole prefix.
     """
-    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: min(chunk, rows))
-    monkeypatch.setattr(sample_module, "_SEGMENT_POSITIONS", segment)
-    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", shortest_cache)
+    monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: min(chunk, rows))
+    monkeypatch.setattr(sample_module, "_SHORTEST_READ", shortest_read)
     model, parameters = transformer(SMALL, 4)
     rows_NxT, _ = draw(model, 101, 20, batch_rows, 0.7, seed=2, parameters=parameters)
     assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), 0.7, seed=2)
@@ -354,8 +370,8 @@ def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch, batch_ro
 
 def test_mapped_transformers_write_what_their_forward_passes_say(monkeypatch):
     """Each loop's rows must come from its own parameters, as accelerators compute them."""
-    monkeypatch.setattr(sample_module, "chunk_slots", lambda rows: rows)
-    monkeypatch.setattr(sample_module, "_SHORTEST_CACHE", 8)
+    monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: rows)
+    monkeypatch.setattr(sample_module, "_SHORTEST_READ", 8)
     model, _ = transformer(SMALL, 0)
     members = [transformer(SMALL, seed)[1] for seed in (1, 2)]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
