@@ -1,4 +1,4 @@
-"""Devices, and the folder of compiled programs. Both are decided once a process, so each test has its own."""
+"""Devices, and the folder of compiled programs: decided once a process, so most tests have one of their own."""
 
 import json
 import os
@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from tiny import results
+
+from jaxloop import population
 
 TESTS = Path(__file__).parent
 RUN = """
@@ -141,3 +144,19 @@ for per_device in (0, 1, 3):
     one, same, three = (json.loads(line) for line in python(code, JAX_PLATFORMS="cpu").splitlines())
     assert one == same == [[2, 2], [2, 2], [4, 4], [5, 5]]
     assert three == [[6, 2], [6, 2], [12, 4], [15, 5]]
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    """XLA's options come and go; one that is gone must cost speed, and not the run."""
+    jit = jax.jit
+
+    def jit_of_another_day(function, compiler_options=None, **others):
+        return jit(function, compiler_options=compiler_options and {"xla_of_another_day": "1"}, **others)
+
+    population._compiler_options.cache_clear()
+    known = population._compiler_options()
+    assert known is None or jit(lambda: 0, compiler_options=known)() == 0
+    population._compiler_options.cache_clear()
+    monkeypatch.setattr(jax, "jit", jit_of_another_day)
+    assert population._compiler_options() is None
+    population._compiler_options.cache_clear()
