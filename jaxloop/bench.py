@@ -78,17 +78,17 @@ class Bench:
         shape = self.learner.shape
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
         self.positions_per_step = float(chunks_S.mean() * shape.chunk_rows * shape.row_tokens)
-        self.device_inputs, self.active = self.learner.put(inputs)
+        self.group = self.learner.put(inputs)
         self.state = None
 
     def compile_seconds(self) -> dict[str, float]:
         """Seconds to compile each program, none of them taken from the cache of earlier starts."""
-        inputs, active, learner = self.device_inputs, self.active, self.learner
+        learner, (_, inputs, active, batches) = self.learner, self.group
         state = jax.eval_shape(learner.begin, inputs)
         programs = {
             "begin": (learner.begin, (inputs,)),
             "train": (learner.train, (state, inputs, active)),
-            "sample": (learner.sample, (state.best_parameters, inputs, active)),
+            "sample": (learner.sample, (state.best_parameters, inputs, batches)),
             "evaluate": (learner.evaluate, (state.best_parameters, inputs, active)),
         }
         enabled = jax.config.jax_enable_compilation_cache
@@ -104,18 +104,18 @@ class Bench:
     def train_round(self) -> float:
         """Seconds of one round of training, its look at the validation rows included."""
         if self.state is None:
-            self.state = self.learner.begin(self.device_inputs)
+            self.state = self.learner.begin(self.group.inputs)
         jax.block_until_ready(self.state)
         begun = time.perf_counter()
-        self.state, step = self.learner.train(self.state, self.device_inputs, self.active)
+        self.state, step = self.learner.train(self.state, self.group.inputs, self.group.active)
         jax.block_until_ready((self.state, step))
         return time.perf_counter() - begun
 
     def sample_round(self) -> tuple[float, np.ndarray, Work]:
-        """Seconds of sampling all rows, the rows of the first loop, and the work that they took."""
+        """Seconds of sampling all loops' rows, those rows (N, T), and the work that they took."""
         begun = time.perf_counter()
-        tokens, work = jax.device_get(self.learner.sample(self.state.best_parameters, self.device_inputs, self.active))
-        return time.perf_counter() - begun, tokens[0], Work(int(work.read[0]), int(work.computed[0]))
+        tokens_GxNxT, work = self.learner.sample_rows(self.state.best_parameters, self.group)
+        return time.perf_counter() - begun, np.concatenate(tokens_GxNxT), work
 
 
 def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
@@ -155,8 +155,8 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         rows_NxT, work = rounds[0][1:]
         written = int(np.minimum(lengths(rows_NxT) + 1, rows_NxT.shape[1]).sum())
         part["sampling"] = {
-            "samples_per_second": spread([count * len(rows_NxT) / t for t, *_ in rounds]),
-            "tokens_per_second": spread([count * written / t for t, *_ in rounds]),
+            "samples_per_second": spread([len(rows_NxT) / t for t, *_ in rounds]),
+            "tokens_per_second": spread([written / t for t, *_ in rounds]),
             "tokens_read_for_each_written": work.read / written,
             "wasted_decode_share": 1 - work.read / work.computed,
         }

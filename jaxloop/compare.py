@@ -90,47 +90,64 @@ def _ratios(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
     """A generation from its rows to its measures, a seed a round: seconds of both, and held-out nats."""
+    full = len(jax.devices())
     cycle = config.cycle.model_copy(update={"rows": _GENERATION_ROWS, "generations": 1})
     train = config.train.model_copy(update={"patience_evaluations": 0})
-    config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": list(range(repeats)), "grid": {}})
-    learner, language, width = TransformerLearner(config, 1), language_of(config.language), config.model.context_tokens
-    seconds, parts, nats = {"nanoGPT": [], "jaxloop": []}, [], {"nanoGPT": [], "jaxloop": []}
-    for loop in loops(config):
-        rows_NxT = language.draw(host_generator(loop.seed, Purpose.REAL_ROWS), _GENERATION_ROWS, width)
-        held_out = host_generator(loop.seed, Purpose.HELD_OUT_ROWS)
-        held_out_HxT = language.draw(held_out, config.measure.held_out_rows, width)
-        if loop.seed == 0:
-            say("a generation from end to end: compiling")
-            learner.compile(loop, rows_NxT, held_out_HxT)
-            _measure(rows_NxT)
-        say(f"a generation from end to end by turns, round {loop.seed + 1} of {repeats}: jaxloop")
+    seeds = list(range(repeats - 1 + full))
+    config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": seeds, "grid": {}})
+    language, width = language_of(config.language), config.model.context_tokens
+    all_loops, learners = loops(config), {count: TransformerLearner(config, count) for count in (1, full)}
+    drawn = [
+        [
+            language.draw(host_generator(seed, Purpose.REAL_ROWS), _GENERATION_ROWS, width),
+            language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width),
+        ]
+        for seed in seeds
+    ]
+    say("a generation from end to end: compiling")
+    for learner in learners.values():
+        learner.compile(all_loops[0], *drawn[0])
+    _measure(drawn[0][0])
+
+    def ours(count: int, seed: int):
+        """Seconds of a generation of so many loops at once: training, sampling, measuring, and all; the outcomes."""
+        data = [list(rows) for rows in zip(*drawn[seed : seed + count], strict=True)]
         begun = time.perf_counter()
-        (outcome,), *spent = learner.finish(learner.start([loop], 0, [rows_NxT], [held_out_HxT]), lambda _: None)
+        started = learners[count].start(all_loops[seed : seed + count], 0, *data)
+        outcomes, *spent = learners[count].finish(started, lambda _: None)
         sampled = time.perf_counter()
-        _measure(outcome.sampled_NxT)
+        for outcome in outcomes:
+            _measure(outcome.sampled_NxT)
         ended = time.perf_counter()
-        seconds["jaxloop"].append(ended - begun)
-        parts.append([*spent, ended - sampled])
+        return [*spent, ended - sampled, ended - begun], outcomes
+
+    names = "nanoGPT", "jaxloop, one loop", f"jaxloop, {full} loops, for each"
+    seconds, parts, nats = {name: [] for name in names}, [], {"nanoGPT": [], "jaxloop": []}
+    for seed, (rows_NxT, held_out_HxT) in enumerate(drawn[:repeats]):
+        say(f"a generation from end to end by turns, round {seed + 1} of {repeats}: jaxloop")
+        (*spent, one), (outcome,) = ours(1, seed)
+        (*_, many), _ = ours(full, seed)
+        parts.append(spent)
         nats["jaxloop"].append(outcome.held_out_nats)
 
-        say(f"a generation from end to end by turns, round {loop.seed + 1} of {repeats}: nanoGPT")
-        split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, 0)
+        say(f"a generation from end to end by turns, round {seed + 1} of {repeats}: nanoGPT")
+        split = host_generator(seed, Purpose.VALIDATION_SPLIT, 0)
         validation_rows = row_count(config.train.validation_share, _GENERATION_ROWS)
         peer_rows_NxT = rows_NxT[split.permutation(_GENERATION_ROWS)][: _GENERATION_ROWS - validation_rows]
         tokens = config.train.batch_expressions * (lengths(peer_rows_NxT).mean() + 1)
-        peer.begin(loop.seed, peer_rows_NxT, max(1, round(tokens / width)))
+        peer.begin(seed, peer_rows_NxT, max(1, round(tokens / width)))
         trained = peer.train(config.train.steps)
         written = peer.generate(_PEER_SEQUENCES, config.sample.temperature) * _GENERATION_ROWS / _PEER_SEQUENCES
-        seconds["nanoGPT"].append(trained + written + ended - sampled)
         nats["nanoGPT"].append(peer.held_out_nats(held_out_HxT))
-    ratio = [theirs / mine for theirs, mine in zip(seconds["nanoGPT"], seconds["jaxloop"], strict=True)]
+        for name, value in zip(names, (trained + written + spent[-1], one, many / full), strict=True):
+            seconds[name].append(value)
     difference = [mine / theirs - 1 for mine, theirs in zip(nats["jaxloop"], nats["nanoGPT"], strict=True)]
     return {
         "generation_seconds": {name: spread(values) for name, values in seconds.items()},
         "generation_parts_seconds": dict(
             zip(("training", "sampling", "measuring"), np.median(parts, axis=0).tolist(), strict=True)
         ),
-        "generation_ratio": spread(ratio),
+        "generation_ratio": _ratios({name: [1 / value for value in values] for name, values in seconds.items()}),
         "held_out_nats": {name: spread(values) for name, values in nats.items()},
         "held_out_nats_mean": {name: float(np.mean(values)) for name, values in nats.items()},
         "held_out_nats_by_seed": nats,

@@ -21,7 +21,7 @@ from jaxloop.language import language_of
 from jaxloop.model import make_model
 from jaxloop.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.population import Placement
-from jaxloop.sample import make_sample
+from jaxloop.sample import Batches, Work, batch_count, make_sample
 from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_evaluate, make_train
 from jaxloop.vocabulary import EOS
 
@@ -54,6 +54,15 @@ class Inputs(NamedTuple):
     held_out: Corpus
 
 
+class Group(NamedTuple):
+    """Loops that are computed together, as their programs read them: an axis of places first, on the devices."""
+
+    loops: int
+    inputs: Inputs
+    active: jax.Array  # which places train a loop
+    batches: Batches  # which batches of its loop's samples each place writes
+
+
 class Started(NamedTuple):
     """Work that is under way on the devices."""
 
@@ -67,7 +76,7 @@ class Finished(NamedTuple):
     """What the devices gave back, an axis of places first, and how long they took."""
 
     trained: Training
-    sampled: np.ndarray
+    sampled: np.ndarray  # of loops only
     held_out_nats: np.ndarray
     train_seconds: float
     sample_seconds: float
@@ -99,9 +108,9 @@ class TransformerLearner:
             # The step a second time: the state itself is given up to the next call.
             return state, state.step
 
-        def sample_loop(parameters, inputs, active):
+        def sample_loop(parameters, inputs, batches):
             key = device_key(inputs.seed, Purpose.SAMPLING, inputs.generation)
-            return sample(parameters, key, inputs.temperature, active)
+            return sample(parameters, key, inputs.temperature, batches)
 
         def evaluate_loop(parameters, inputs, active):
             return evaluate(parameters, inputs.held_out, active)
@@ -109,7 +118,7 @@ class TransformerLearner:
         self._worker = ThreadPoolExecutor(max_workers=1)
         self.begin = self._placement.map(begin_loop)  # inputs -> Training
         self.train = self._placement.map(train_loop, donate=(0,))  # Training, inputs, active -> Training, step
-        self.sample = self._placement.map(sample_loop)  # parameters, inputs, active -> rows, Work
+        self.sample = self._placement.map(sample_loop)  # parameters, inputs, batches -> rows, Work
         self.evaluate = self._placement.map(evaluate_loop)  # parameters, inputs, active -> held-out nats
 
     def _split_sizes(self, rows: int) -> tuple[int, int]:
@@ -154,10 +163,28 @@ class TransformerLearner:
             held_out=self._held_out[loop.seed],
         )
 
-    def put(self, members: list[Inputs]) -> tuple[Inputs, jax.Array]:
-        """The loops' inputs on their devices, and which places have a loop."""
-        active = [np.bool_(place < len(members)) for place in range(self.places)]
-        return self._placement.put(members), self._placement.put(active)
+    def put(self, members: list[Inputs]) -> Group:
+        """Send the loops' inputs to their devices, and divide the work among the places."""
+        places, loops = np.arange(self.places), len(members)
+        batches = batch_count(self._config.cycle.rows, self._config.sample.batch_rows)
+        # A place without a loop of its own helps one of the others to sample.
+        helpers = (self.places - 1 - places % loops) // loops + 1
+        helper = places // loops
+        first, end = helper * batches // helpers, (helper + 1) * batches // helpers
+        return Group(
+            loops,
+            self._placement.put(members),
+            *self._placement.repeat((places < loops, Batches(first, end - first)), self.places),
+        )
+
+    def sample_rows(self, parameters: dict, group: Group) -> tuple[np.ndarray, Work]:
+        """Sample every loop's rows from its parameters, (loops, n, T), and what that took."""
+        if group.loops < self.places:
+            parameters = self._placement.repeat(parameters, group.loops)
+        tokens_PxNxT, work = jax.device_get(self.sample(parameters, group.inputs, group.batches))
+        # What a place did not write is `<eos>`, the greatest token.
+        rows = [tokens_PxNxT[loop :: group.loops].min(axis=0) for loop in range(group.loops)]
+        return np.stack(rows), Work(*(int(np.sum(tokens)) for tokens in work))
 
     def start(
         self, loops: list[Loop], generation: int, training: list[np.ndarray], held_out: list[np.ndarray]
@@ -177,11 +204,11 @@ class TransformerLearner:
     def _work(self, members: list[Inputs], steps_done: list[int]) -> Finished:
         """Train and sample on the devices; runs in a thread of its own, so that the host can measure meanwhile."""
         begun = time.perf_counter()
-        inputs, active = self.put(members)
-        state = self.begin(inputs)
+        group = self.put(members)
+        state = self.begin(group.inputs)
         waiting = collections.deque()
         for _ in range(looks(self._config.train)):
-            state, step = self.train(state, inputs, active)
+            state, step = self.train(state, group.inputs, group.active)
             waiting.append(step)
             # The devices always have the next call already when the host looks at how far the last one came.
             if len(waiting) > 1:
@@ -190,17 +217,17 @@ class TransformerLearner:
                 break  # Every loop's patience has run out.
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        sampled, _ = jax.device_get(self.sample(state.best_parameters, inputs, active))
+        sampled, _ = self.sample_rows(state.best_parameters, group)
         finished = time.perf_counter()
-        held_out_nats = np.asarray(self.evaluate(state.best_parameters, inputs, active))
+        held_out_nats = np.asarray(self.evaluate(state.best_parameters, group.inputs, group.active))
         return Finished(jax.device_get(state), sampled, held_out_nats, trained - begun, finished - trained)
 
     def compile(self, loop: Loop, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> None:
         """Compile every program before `start` does, and run each once."""
-        inputs, active = self.put([self.inputs(loop, 0, training_NxT, held_out_HxT)])
-        state, _ = self.train(self.begin(inputs), inputs, active)
-        self.sample(state.best_parameters, inputs, active)
-        jax.block_until_ready(self.evaluate(state.best_parameters, inputs, active))
+        group = self.put([self.inputs(loop, 0, training_NxT, held_out_HxT)])
+        state, _ = self.train(self.begin(group.inputs), group.inputs, group.active)
+        self.sample_rows(state.best_parameters, group)
+        jax.block_until_ready(self.evaluate(state.best_parameters, group.inputs, group.active))
 
     def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], float, float]:
         """Wait for what was started.

@@ -115,7 +115,11 @@ class Placement:
     def put(self, members: list) -> object:
         """Stack one tree of arrays a loop along the axis of places, and send each to its device.
 
-        Places that are left over repeat the last loop's arrays.
+        Places that are left over repeat the loops' arrays.
         """
-        filled = members + [members[-1]] * (self.places - len(members))
-        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)
+        return self.repeat(jax.tree.map(lambda *leaves: np.stack(leaves), *members), len(members))
+
+    def repeat(self, arrays: object, loops: int) -> object:
+        """The arrays of the first places, which have the loops, in those that are left over too."""
+        source = np.arange(self.places) % loops
+        return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[source], arrays), self._sharding)

@@ -25,6 +25,13 @@ from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 _SHORTEST_READ = 16
 
 
+class Batches(NamedTuple):
+    """Which batches to write."""
+
+    first: jax.Array
+    count: jax.Array
+
+
 class Work(NamedTuple):
     """What sampling took, in tokens."""
 
@@ -69,14 +76,19 @@ def _most_of_mapped(axis_size, in_batched, counts):
     return jnp.max(counts, axis=0), False
 
 
-def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callable:
-    """Build `sample(parameters, key, temperature, active) -> tokens_NxT, Work`.
+def batch_count(rows: int, batch_rows: int) -> int:
+    """Into how many batches, alike in size, the rows are divided."""
+    return -(-rows // batch_rows)
 
-    The rows are uint8, `<eos>` from the end of each on. Batches are written one after the other. Where `active` is
-    false nothing is computed, and the rows are empty.
+
+def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callable:
+    """Build `sample(parameters, key, temperature, Batches) -> tokens_NxT, Work`.
+
+    The rows are uint8, `<eos>` from the end of each on. Batches are written one after the other; the rows of those that
+    are not asked for are nothing but `<eos>`, which is the greatest token, and cost nothing.
     """
-    batches = -(-rows // batch_rows)
-    size = -(-rows // batches)
+    count = batch_count(rows, batch_rows)
+    size = -(-rows // count)
     chunk = chunk_prefixes(size)
     places = -(-size // chunk) * chunk
 
@@ -120,8 +132,10 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
             work=Work(tree.work.read + tree.prefix_count, tree.work.computed + chunks * chunk),
         )
 
-    def sample(parameters: dict, key: jax.Array, temperature: jax.Array, active: jax.Array):
-        def write_batch(cache, index):
+    def sample(parameters: dict, key: jax.Array, temperature: jax.Array, batches: Batches):
+        def write_batch(turn, carry):
+            tokens, work, cache = carry
+            index, asked_for = batches.first + turn, turn < batches.count
             keys_N = jax.vmap(lambda sequence: jax.random.fold_in(key, sequence))(index * size + jnp.arange(size))
             uniform_TxN = jax.vmap(lambda sequence_key: jax.random.uniform(sequence_key, (width,)), out_axes=1)(keys_N)
 
@@ -133,13 +147,13 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
 
             tree = Tree(
                 position=jnp.int32(0),
-                prefix_count=jnp.where(active, 1, 0),
+                prefix_count=jnp.where(asked_for, 1, 0),
                 first_node=jnp.int32(0),
-                prefix_N=jnp.where(active, jnp.zeros(size, jnp.int32), places),
+                prefix_N=jnp.where(asked_for, jnp.zeros(size, jnp.int32), places),
                 token_P=jnp.full(places, EOS, jnp.uint8),
                 node_PxT=jnp.zeros((places, width), jnp.int32),
                 tokens_TxN=jnp.full((width, size), EOS, jnp.uint8),
-                work=Work(jnp.int32(0), jnp.int32(0)),
+                work=work,
             )
             positions = 0
             while positions < width:
@@ -149,11 +163,13 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
                     lambda carry, positions=positions: write_position(*carry, positions),
                     (tree, cache),
                 )
-            return cache, (tree.tokens_TxN.T, tree.work)
+            index = jnp.where(asked_for, index, count)
+            return tokens.at[index].set(tree.tokens_TxN.T, mode="drop"), tree.work, cache
 
         # One node each for all that a batch could write, and room for a chunk's unused places.
         cache = model.init_cache(size * width + chunk)
-        _, (tokens, work) = jax.lax.scan(write_batch, cache, jnp.arange(batches))
-        return tokens.reshape(-1, width)[:rows], jax.tree.map(jnp.sum, work)
+        nothing = jnp.full((count, size, width), EOS, jnp.uint8), Work(jnp.int32(0), jnp.int32(0)), cache
+        tokens, work, _ = jax.lax.fori_loop(0, _most(batches.count), write_batch, nothing)
+        return tokens.reshape(-1, width)[:rows], work
 
     return sample

@@ -6,15 +6,19 @@ import pytest
 from jaxloop import sample as sample_module
 from jaxloop.config import ModelSettings
 from jaxloop.model import Model, make_model
-from jaxloop.sample import choose, chunk_prefixes, make_sample
+from jaxloop.sample import Batches, batch_count, choose, chunk_prefixes, make_sample
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths
 
 
-def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, seed=0, active=True, parameters=None):
+def every(rows: int, batch_rows: int) -> Batches:
+    return Batches(jnp.int32(0), jnp.int32(batch_count(rows, batch_rows)))
+
+
+def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, seed=0, batches=None, parameters=None):
     """Rows, how many prefixes were read for them, and how many tokens were computed."""
     sample = jax.jit(make_sample(model, rows, width, batch_rows))
     key, knob = jax.random.key(seed), jnp.float32(temperature)
-    tokens_NxT, work = sample({} if parameters is None else parameters, key, knob, jnp.bool_(active))
+    tokens_NxT, work = sample({} if parameters is None else parameters, key, knob, batches or every(rows, batch_rows))
     tokens_NxT = np.asarray(tokens_NxT)
     assert tokens_NxT.shape == (rows, width) and tokens_NxT.dtype == np.uint8
     return tokens_NxT, (int(work.read), int(work.computed))
@@ -249,13 +253,14 @@ def test_a_mapped_axis_changes_no_row(monkeypatch):
     monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: rows)
     source = Remembering(40)
     keys = jax.random.split(jax.random.key(1), 4)
-    temperatures, active = jnp.array([0.5, 1.0, 1.0, 2.0]), jnp.array([True, True, False, True])
+    temperatures, batches = jnp.array([0.5, 1.0, 1.0, 2.0]), Batches(jnp.array([0, 0, 0, 2]), jnp.array([6, 6, 0, 3]))
     sample = make_sample(source.model, 90, 40, 15)
-    together = jax.jit(jax.vmap(sample))({}, keys, temperatures, active)
+    together = jax.jit(jax.vmap(sample))({}, keys, temperatures, batches)
     alone = jax.jit(sample)
     assert together[1].computed[2] == 0 and np.all(together[0][2] == EOS)
     for place in (0, 1, 3):
-        rows_NxT, work = alone({}, keys[place], temperatures[place], active[place])
+        own = Batches(batches.first[place], batches.count[place])
+        rows_NxT, work = alone({}, keys[place], temperatures[place], own)
         np.testing.assert_array_equal(together[0][place], rows_NxT)
         assert (together[1].read[place], together[1].computed[place]) == work
     assert len(set(together[1].computed.tolist())) == 4, "the loops must differ"
@@ -303,7 +308,7 @@ def test_a_collapsed_model_costs_one_sequence():
 @pytest.fixture(scope="module")
 def stopping():
     sample = jax.jit(make_sample(stopping_model(), 128, 40, 64))
-    return lambda stop: sample(jnp.int32(stop), jax.random.key(0), jnp.float32(1), jnp.bool_(True))
+    return lambda stop: sample(jnp.int32(stop), jax.random.key(0), jnp.float32(1), every(128, 64))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 6, 7, 8, 9, 15, 16, 31, 32, 33, 39, 40])
@@ -324,10 +329,18 @@ def test_chunks_are_whole_batches_on_accelerators_only(monkeypatch):
     assert [chunk_prefixes(rows) for rows in (1, 31, 32, 33, 2500)] == [1, 31, 32, 33, 2500]
 
 
-def test_rows_of_a_place_without_a_loop_are_empty():
-    """A row of an inactive place that is computed costs as much as one of a loop."""
-    rows_NxT, work = draw(markov_model(np.zeros((8, 8))), 300, 12, 64, active=False)
-    assert np.all(rows_NxT == EOS) and work == (0, 0)
+def test_batches_that_are_not_asked_for_are_empty_and_free(remembered):
+    """Devices share a loop's batches: one that is written twice, by nobody, or moved, costs time or is lost."""
+    whole = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7)[1]
+    place_N, works = np.arange(203) // 34, []  # six batches of 34
+    for first, count in ((0, 2), (2, 0), (2, 3), (5, 1)):
+        batches = Batches(jnp.int32(first), jnp.int32(count))
+        rows_NxT, work = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7, batches=batches)
+        asked_for = (first <= place_N) & (place_N < first + count)
+        np.testing.assert_array_equal(rows_NxT, np.where(asked_for[:, None], remembered, EOS))
+        works.append(work)
+    assert works[1] == (0, 0)
+    assert tuple(np.sum(works, axis=0)) == whole
 
 
 # The transformer.
@@ -376,8 +389,8 @@ def test_mapped_transformers_write_what_their_forward_passes_say(monkeypatch):
     members = [transformer(SMALL, seed)[1] for seed in (1, 2)]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     keys = jnp.stack([jax.random.key(5), jax.random.key(6)])
-    sample = jax.jit(jax.vmap(make_sample(model, 50, 20, 25)))
-    rows_PxNxT, _ = sample(together, keys, jnp.array([0.7, 1.3]), jnp.array([True, True]))
+    sample = jax.jit(jax.vmap(make_sample(model, 50, 20, 25), in_axes=(0, 0, 0, None)))
+    rows_PxNxT, _ = sample(together, keys, jnp.array([0.7, 1.3]), every(50, 25))
     for place, (parameters, temperature, seed) in enumerate(zip(members, (0.7, 1.3), (5, 6), strict=True)):
         rows_NxT = np.asarray(rows_PxNxT[place])
         assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), temperature, seed)
