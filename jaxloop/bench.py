@@ -21,6 +21,7 @@ from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.sample import Work
+from jaxloop.train import looks
 from jaxloop.vocabulary import VOCABULARY_SIZE, lengths
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
@@ -33,18 +34,18 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def ceiling_flops(devices: int, repeats: int) -> dict[str, float]:
-    """Floating-point operations a second of products of square matrices, float32 on a CPU, on so many devices."""
+def ceiling_flops(repeats: int) -> dict[str, float]:
+    """Floating-point operations a second of products of square matrices, float32 on a CPU, on all devices at once."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     multiply = jax.jit(lambda matrix: matrix @ matrix)
-    matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.devices()[:devices]]
+    matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.devices()]
     jax.block_until_ready([multiply(matrix) for matrix in matrices])
     rates = []
     for _ in range(repeats):
         begun = time.perf_counter()
         jax.block_until_ready([multiply(matrix) for matrix in matrices])
-        rates.append(devices * 2 * size**3 / (time.perf_counter() - begun))
+        rates.append(len(matrices) * 2 * size**3 / (time.perf_counter() - begun))
     return spread(rates)
 
 
@@ -102,7 +103,7 @@ class Bench:
         return seconds
 
     def train_round(self) -> float:
-        """Seconds of one round of training, its look at the validation rows included."""
+        """Seconds of one round of training, with one look at the validation rows."""
         if self.state is None:
             self.state = self.learner.begin(self.group.inputs)
         jax.block_until_ready(self.state)
@@ -110,6 +111,22 @@ class Bench:
         self.state, step = self.learner.train(self.state, self.group.inputs, self.group.active)
         jax.block_until_ready((self.state, step))
         return time.perf_counter() - begun
+
+    def without_looks(self) -> None:
+        """Leave out the looks from here on: a round may be far shorter than what is between two."""
+        plan = self.group.inputs.validation.plan
+        validation = self.group.inputs.validation._replace(
+            plan=plan._replace(row_count_S=jnp.zeros_like(plan.row_count_S))
+        )
+        self.group = self.group._replace(inputs=self.group.inputs._replace(validation=validation))
+
+    def look_round(self) -> float:
+        """Seconds of one look at the validation rows; measured with the held-out rows, and by their number."""
+        inputs = self.group.inputs
+        begun = time.perf_counter()
+        jax.block_until_ready(self.learner.evaluate(self.state.best_parameters, inputs, self.group.active))
+        seconds = time.perf_counter() - begun
+        return seconds * int(inputs.validation.expression_count[0]) / int(inputs.held_out.expression_count[0])
 
     def sample_round(self) -> tuple[float, np.ndarray, Work]:
         """Seconds of sampling all loops' rows, those rows (N, T), and the work that they took."""
@@ -130,15 +147,16 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     keep_compiled_programs()
     full = len(jax.devices()) if jax.default_backend() == "cpu" else 8
     say("the machine's ceiling")
-    ceilings = {1: ceiling_flops(1, repeats), full: ceiling_flops(len(jax.devices()), repeats)}
+    ceiling = ceiling_flops(repeats)
     results = {"machine": describe_machine(), "repeats": repeats, "config": config.model_dump(exclude_none=True)}
-    results["ceiling_gflops"] = {str(count): _scaled(ceilings[count], 1e-9) for count in ceilings}
-    round_steps = steps_of_a_round(config, ceilings[1]["median"])
+    results["ceiling_gflops"] = _scaled(ceiling, 1e-9)
+    round_steps = steps_of_a_round(config, ceiling["median"] / len(jax.devices()))
     for count in dict.fromkeys((1, full)):
         say(f"{count} loop{'s' if count > 1 else ''}: compiling")
         subject = Bench(config, count, round_steps, repeats + 1)
         part = {"loops": count, "compile_seconds": subject.compile_seconds()}
         say(f"{count} loop{'s' if count > 1 else ''}: training, {round_steps} steps a round")
+        subject.without_looks()
         seconds = [subject.train_round() for _ in range(repeats + 1)][1:]
         flops = subject.positions_per_step * training_flops_per_position(config, subject.learner.shape.row_tokens)
         part["training"] = {
@@ -147,8 +165,9 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
             "useful_tokens_per_step": subject.tokens_per_step,
             "computed_positions_per_step": subject.positions_per_step,
             "milliseconds_per_step": spread([1e3 * value / round_steps for value in seconds]),
+            "milliseconds_per_look": spread([1e3 * subject.look_round() for _ in range(repeats + 1)][1:]),
             "useful_tokens_per_second": spread([count * subject.tokens_per_step * round_steps / t for t in seconds]),
-            "share_of_ceiling": spread([count * flops * round_steps / t / ceilings[count]["median"] for t in seconds]),
+            "share_of_ceiling": spread([count * flops * round_steps / t / ceiling["median"] for t in seconds]),
         }
         say(f"{count} loop{'s' if count > 1 else ''}: sampling")
         rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
@@ -164,7 +183,8 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     say("the measures")
     results["measuring"] = bench_measures(config, repeats)
     for part in (results[f"loops_{count}"] for count in dict.fromkeys((1, full))):
-        train = config.train.steps * part["training"]["milliseconds_per_step"]["median"] / 1e3
+        step, look = (part["training"][f"milliseconds_per_{name}"]["median"] for name in ("step", "look"))
+        train = (config.train.steps * step + looks(config.train) * look) / 1e3
         sample = part["loops"] * config.cycle.rows / part["sampling"]["samples_per_second"]["median"]
         measure = (
             sum(spent["median"] for spent in results["measuring"].values()) * config.cycle.rows / _MEASURED_SAMPLES
