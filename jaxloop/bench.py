@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop import metrics
 from jaxloop.config import Config, Loop
@@ -94,16 +95,18 @@ class Bench:
         }
         enabled = jax.config.jax_enable_compilation_cache
         jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX asks once whether there is one.
         seconds = {}
         for name, (program, arguments) in programs.items():
             begun = time.perf_counter()
             program.lower(*arguments).compile()
             seconds[name] = time.perf_counter() - begun
         jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
         return seconds
 
     def train_round(self) -> float:
-        """Seconds of one round of training, with one look at the validation rows."""
+        """Seconds of one round of training, which ends with a look, unless looks are left out."""
         if self.state is None:
             self.state = self.learner.begin(self.group.inputs)
         jax.block_until_ready(self.state)
@@ -129,9 +132,9 @@ class Bench:
         return seconds * int(inputs.validation.expression_count[0]) / int(inputs.held_out.expression_count[0])
 
     def sample_round(self) -> tuple[float, np.ndarray, Work]:
-        """Seconds of sampling all loops' rows, those rows (N, T), and the work that they took."""
+        """Seconds of sampling all loops' rows from the models as they are, the rows (N, T), and the work they took."""
         begun = time.perf_counter()
-        tokens_GxNxT, work = self.learner.sample_rows(self.state.best_parameters, self.group)
+        tokens_GxNxT, work = self.learner.sample_rows(self.state.parameters, self.group)
         return time.perf_counter() - begun, np.concatenate(tokens_GxNxT), work
 
 

@@ -103,11 +103,14 @@ def run(
 
 @app.command()
 def bench(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="[PRESET|FILE]", help="What to measure; `bench` is every default.")
     ] = "bench",
     overrides: Overrides = None,
-    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Of every measurement; the median counts.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=1000, help="Of every measurement, but --scaling; the median counts.")
+    ] = 5,
     against: Annotated[
         str | None, typer.Option(metavar="nanogpt", help="Measure another program by turns, on the same data.")
     ] = None,
@@ -120,7 +123,7 @@ def bench(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure how fast this machine is: a table, and the same as JSON.
+    """Measure how fast this machine is: a table on standard error, and the same as JSON on standard output.
 
     ```
     jaxloop bench
@@ -138,6 +141,13 @@ def bench(
     if bool(against) != bool(nanogpt):
         raise InputError("--against nanogpt needs --nanogpt with the path of its checkout, and the other way round")
     config = load(source, overrides or [])
+    if output is not None:
+        # Minutes of measuring must not be lost to a folder that is not there.
+        try:
+            output.open("a", encoding="utf-8").close()
+        except OSError as error:
+            raise InputError(f"--output {output}: {error.strerror}") from None
+    context.obj.unfinished = "stopped; nothing of what was measured is kept"
     import json
 
     from rich.console import Console
@@ -161,15 +171,12 @@ def bench(
         from jaxloop.bench import bench as measure
 
         results = measure(config, repeats, say)
-    show_measurements(results, Console())
+    show_measurements(results, progress)
     text = json.dumps(results, indent=2)
     if output is None:
         print(text)
     else:
-        try:
-            output.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output {output}: {error.strerror}") from None
+        output.write_text(text + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -240,13 +247,14 @@ class _Stop:
 
     def __init__(self):
         self.graceful = self.requested = False
+        self.unfinished = _STOPPED
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
     def _receive(self, number, frame) -> None:
         if not self.graceful or self.requested:
-            _leave(_STOPPED, 130)
+            _leave(self.unfinished, 130)
         self.requested = True
 
 

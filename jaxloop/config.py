@@ -154,10 +154,13 @@ class MeasureSettings(_Section):
 
 
 class PopulationSettings(_Section):
-    """How loops are spread over devices; decides speed and memory, not results."""
+    """How loops are spread over devices; decides speed and memory, and of results the rounding only."""
 
     loops_per_device: int = Field(
-        0, ge=0, le=10**6, description="loops mapped together on a device; 0: one on a CPU core, all on accelerators"
+        0,
+        ge=0,
+        le=10**6,
+        description="loops mapped together on a device, at most; 0: one on a CPU core, all on accelerators",
     )
 
 

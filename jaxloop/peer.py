@@ -34,7 +34,11 @@ class Peer:
         )
         self._context = config.model.context_tokens
         tokens = config.model.model_dump() | config.train.model_dump()
-        self._ask("settings", **tokens, threads=threads)
+        try:
+            self._ask("settings", **tokens, threads=threads)
+        except RunError:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
@@ -51,8 +55,11 @@ class Peer:
         except OSError:
             line = ""
         if not line:
-            raise RunError(f"nanoGPT's process ended while it was asked to {what}; its words are above")
-        return json.loads(line)
+            raise RunError(f"nanoGPT's process ended while it was asked to {what}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise RunError(f"nanoGPT failed when it was asked to {what}: {answer['error']}")
+        return answer
 
     def begin(self, seed: int, training_NxT: np.ndarray, batch_rows: int) -> None:
         """A fresh model, and the rows it is trained on."""
@@ -176,11 +183,15 @@ def main() -> None:
     """Answer questions on standard input until it ends; nanoGPT's own words go to standard error."""
     answers = sys.stdout
     sys.stdout = sys.stderr
-    server = _Server(sys.argv[1])
+    server = None
     for line in sys.stdin:
         question = json.loads(line)
-        with contextlib.redirect_stdout(None) if question["what"] == "begin" else contextlib.nullcontext():
-            answer = getattr(server, question.pop("what"))(**question)
+        try:
+            server = server or _Server(sys.argv[1])
+            with contextlib.redirect_stdout(None) if question["what"] == "begin" else contextlib.nullcontext():
+                answer = getattr(server, question.pop("what"))(**question)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=answers, flush=True)
 
 

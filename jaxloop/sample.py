@@ -120,7 +120,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
         parent_P = jnp.zeros(places, jnp.int32).at[prefix_N].set(tree.prefix_N, mode="drop")
         parents_node_Px1 = tree.first_node + parent_P[:, None]
         is_parents_1xT = jnp.arange(width)[None] == tree.position
-        chunks = -(-tree.prefix_count // chunk)
+        chunks = -(-_most(tree.prefix_count) // chunk)
         return Tree(
             position=tree.position + 1,
             prefix_count=number[-1],

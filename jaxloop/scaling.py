@@ -28,7 +28,7 @@ AXES: dict[str, dict[int, tuple[str, ...]]] = {
     },
     "generations": {count: (f"cycle.generations={count + 1}",) for count in (1, 4, 16)},
     "population, loops": {count: (f"seeds={list(range(count))}",) for count in (2, 8, 32)},
-    "model, width": {width: (f"model.width={width}",) for width in (32, 128, 512)},
+    "model, width": {width: (f"model.width={width}", "model.heads=4") for width in (32, 128, 512)},
 }
 _PER_RUN = ("generations",)
 
@@ -56,12 +56,17 @@ def scaling(source: str, overrides: list[str], say: Callable[[str], None]) -> di
     Returns:
       For each axis its points (value, seconds, peak bytes) and the slopes of log seconds and log bytes: 1 is linear.
     """
+    configs = {
+        (axis, value): load(source, [*overrides, *_BASE, *changes])
+        for axis, points in AXES.items()
+        for value, changes in points.items()
+    }
     table = {}
     for axis, points in AXES.items():
         rows = []
-        for value, changes in points.items():
+        for value in points:
             say(f"{axis}: {value}")
-            cost = _cost(load(source, [*overrides, *_BASE, *changes]))
+            cost = _cost(configs[axis, value])
             per = cost["generations"] if axis not in _PER_RUN else 1
             rows.append({"value": value, "seconds": cost["seconds"] / per, "peak_bytes": cost["peak_bytes"]})
         logs = {key: np.log([row[key] for row in rows]) for key in ("value", "seconds", "peak_bytes")}

@@ -12,7 +12,7 @@ from rich.console import Console
 from jaxloop import bench, peer, scaling
 from jaxloop.config import load
 from jaxloop.display import show_measurements
-from jaxloop.errors import InputError
+from jaxloop.errors import InputError, RunError
 from jaxloop.vocabulary import EOS
 from tests.tiny import SETTINGS
 
@@ -38,6 +38,28 @@ def test_rates_fit_together(results):
         assert 0 <= part["sampling"]["wasted_decode_share"] < 1
         assert all(seconds > 0 for seconds in part["compile_seconds"].values())
     assert results["peak_memory_bytes"] > 50e6
+
+
+def test_compiling_takes_nothing_from_earlier_starts_and_sampling_is_of_the_newest_model():
+    """Catches seconds of reading a cache, and samples of parameters that a look without rows has chosen."""
+    subject = bench.Bench(load("bench", SETTINGS), 1, 2, 3)
+    subject.without_looks()
+    before = subject.train_round() and np.asarray(jax.tree.leaves(subject.state.parameters)[0])
+    sampled = []
+    sample_rows = subject.learner.sample_rows
+    subject.learner.sample_rows = lambda parameters, group: sampled.append(parameters) or sample_rows(parameters, group)
+    subject.train_round()
+    subject.sample_round()
+    after = np.asarray(jax.tree.leaves(sampled[0])[0])
+    np.testing.assert_array_equal(after, jax.tree.leaves(subject.state.parameters)[0])
+    assert not np.array_equal(before, after)
+
+    hits = []
+    jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hit" in event else None)
+    jax.jit(lambda: 1).lower().compile()  # a first look at the cache, which JAX remembers
+    hits.clear()
+    assert set(subject.compile_seconds()) == {"begin", "train", "sample", "evaluate"}
+    assert hits == []
 
 
 def test_results_are_json_and_a_table(results):
@@ -142,3 +164,11 @@ def test_peer_is_asked_and_answers(tmp_path):
         assert other.train(2) > 0
         assert other.generate(3, 0.8) > 0
         assert other.held_out_nats(rows) == pytest.approx(3 * math.log(8), rel=1e-5)
+
+
+def test_peer_that_fails_says_why_in_one_line(tmp_path):
+    """Catches the traceback of somebody else's program."""
+    pytest.importorskip("torch")
+    (tmp_path / "model.py").write_text("raise ValueError('no such thing')\n")
+    with pytest.raises(RunError, match=r"settings: ValueError: no such thing$"):
+        peer.Peer(tmp_path, load("bench", SETTINGS), 1)

@@ -37,6 +37,9 @@ def call(*arguments: str, cwd: Path | None = None, text: str = "") -> subprocess
         (["check", "-", "--preset", "nothing"], "no preset named 'nothing'"),
         (["diversity", "-"], "at least two lines"),
         (["language", "quick", "--seed", "-1"], "--seed"),
+        (["bench", "--repeats", "0"], "--repeats"),
+        (["bench", "--against", "nanogpt"], "--nanogpt"),
+        (["bench", "--output", "no/such/folder.json"], "no/such/folder.json"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, arguments, said):
@@ -63,6 +66,8 @@ def test_help_presets_settings_and_version():
         assert name in call("presets").stdout
     assert "sample.temperature" in call("settings").stdout
     assert call("--version").stdout.startswith("jaxloop ")
+    module = subprocess.run([sys.executable, "-m", "jaxloop", "--version"], capture_output=True, text=True, check=False)
+    assert module.stdout == call("--version").stdout
     imports = "import sys; import jaxloop.cli; print('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True).stdout == "False\n"
 

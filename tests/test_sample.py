@@ -257,13 +257,15 @@ def test_a_mapped_axis_changes_no_row(monkeypatch):
     sample = make_sample(source.model, 90, 40, 15)
     together = jax.jit(jax.vmap(sample))({}, keys, temperatures, batches)
     alone = jax.jit(sample)
-    assert together[1].computed[2] == 0 and np.all(together[0][2] == EOS)
+    assert together[1].read[2] == 0 and np.all(together[0][2] == EOS)
     for place in (0, 1, 3):
         own = Batches(batches.first[place], batches.count[place])
         rows_NxT, work = alone({}, keys[place], temperatures[place], own)
         np.testing.assert_array_equal(together[0][place], rows_NxT)
-        assert (together[1].read[place], together[1].computed[place]) == work
-    assert len(set(together[1].computed.tolist())) == 4, "the loops must differ"
+        assert together[1].read[place] == work.read and together[1].computed[place] >= work.computed
+    assert len(set(together[1].read.tolist())) == 4, "the loops must differ"
+    # Loops that are mapped together are computed as long as one of them is.
+    assert len(set(together[1].computed.tolist())) == 1
 
 
 # How much is computed.

@@ -1,0 +1,5 @@
+"""`python -m jaxloop` is the command `jaxloop`."""
+
+from jaxloop.cli import main
+
+main()
