@@ -1,13 +1,11 @@
 """Measures how fast this machine runs the loop, part by part, as medians with their spread over repeats."""
 
-import os
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +18,10 @@ from jaxloop.cycles import Rows, first
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
-from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.population import core_count, keep_compiled_programs, processor_lines, use_all_cores
 from jaxloop.sample import Work
 from jaxloop.train import looks
-from jaxloop.vocabulary import VOCABULARY_SIZE, lengths
+from jaxloop.vocabulary import VOCABULARY_SIZE, lengths, lengths_with_end
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
 _ROUND_SECONDS = 2.0
@@ -58,6 +56,13 @@ def training_flops_per_position(config: Config, row_tokens: int) -> float:
     return 3 * 2 * (matrices + attention)
 
 
+def draw_rows(config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The real rows and the held-out rows with which a loop of this seed begins, (N, T) and (H, T) uint8."""
+    language, width = language_of(config.language), config.model.context_tokens
+    rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
+    return rows_NxT, language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width)
+
+
 class Bench:
     """A config's learner with data in its hands: one loop, or as many as fill the machine."""
 
@@ -66,16 +71,12 @@ class Bench:
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
         self.learner = TransformerLearner(self.config, loop_count)
-        language, width = language_of(config.language), config.model.context_tokens
-        inputs = []
-        for seed in range(loop_count):
-            rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
-            held_out_HxT = language.draw(
-                host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width
-            )
-            inputs.append(self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT, held_out_HxT))
+        inputs = [
+            self.learner.inputs(Loop(seed, seed, {}, self.config), 0, *draw_rows(config, seed))
+            for seed in range(loop_count)
+        ]
         training = inputs[0].training
-        cost_N = np.minimum(lengths(training.tokens_NxT) + 1, width)
+        cost_N = lengths_with_end(training.tokens_NxT)
         self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
         shape = self.learner.shape
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
@@ -148,13 +149,13 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     """
     use_all_cores()
     keep_compiled_programs()
-    full = len(jax.devices()) if jax.default_backend() == "cpu" else 8
+    counts = tuple(dict.fromkeys((1, len(jax.devices()) if jax.default_backend() == "cpu" else 8)))
     say("the machine's ceiling")
     ceiling = ceiling_flops(repeats)
     results = {"machine": describe_machine(), "repeats": repeats, "config": config.model_dump(exclude_none=True)}
     results["ceiling_gflops"] = _scaled(ceiling, 1e-9)
     round_steps = steps_of_a_round(config, ceiling["median"] / len(jax.devices()))
-    for count in dict.fromkeys((1, full)):
+    for count in counts:
         say(f"{count} loop{'s' if count > 1 else ''}: compiling")
         subject = Bench(config, count, round_steps, repeats + 1)
         part = {"loops": count, "compile_seconds": subject.compile_seconds()}
@@ -175,7 +176,7 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         say(f"{count} loop{'s' if count > 1 else ''}: sampling")
         rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
         rows_NxT, work = rounds[0][1:]
-        written = int(np.minimum(lengths(rows_NxT) + 1, rows_NxT.shape[1]).sum())
+        written = int(lengths_with_end(rows_NxT).sum())
         part["sampling"] = {
             "samples_per_second": spread([len(rows_NxT) / t for t, *_ in rounds]),
             "tokens_per_second": spread([written / t for t, *_ in rounds]),
@@ -185,7 +186,7 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         results[f"loops_{count}"] = part
     say("the measures")
     results["measuring"] = bench_measures(config, repeats)
-    for part in (results[f"loops_{count}"] for count in dict.fromkeys((1, full))):
+    for part in (results[f"loops_{count}"] for count in counts):
         step, look = (part["training"][f"milliseconds_per_{name}"]["median"] for name in ("step", "look"))
         train = (config.train.steps * step + looks(config.train) * look) / 1e3
         sample = part["loops"] * config.cycle.rows / part["sampling"]["samples_per_second"]["median"]
@@ -240,20 +241,13 @@ def describe_machine() -> dict:
     """What the numbers were measured on."""
     return {
         "processor": next(
-            (line.split(":")[1].strip() for line in _cpuinfo() if "model name" in line), platform.machine()
+            (line.split(":")[1].strip() for line in processor_lines() if "model name" in line), platform.machine()
         ),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": core_count(),
         "devices": [device.device_kind for device in jax.devices()],
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def peak_memory_bytes() -> int:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxloop import metrics
-from jaxloop.bench import Bench, describe_machine, spread
+from jaxloop.bench import Bench, describe_machine, draw_rows, spread
 from jaxloop.config import Config, loops
 from jaxloop.cycles import row_count
 from jaxloop.keys import Purpose, host_generator
@@ -52,9 +52,9 @@ def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None])
     full = len(jax.devices())
     round_steps = config.train.evaluate_every_steps
     one, many = (Bench(config, count, round_steps, repeats + 1) for count in (1, full))
-    language, width = language_of(config.language), config.model.context_tokens
+    width = config.model.context_tokens
     batch_rows = max(1, round(one.tokens_per_step / width))
-    peer.begin(0, language.draw(host_generator(0, Purpose.REAL_ROWS), _SAMPLED, width), batch_rows)
+    peer.begin(0, draw_rows(config, 0)[0], batch_rows)
     peer_tokens = batch_rows * width
     rates = {"nanoGPT, all cores": [], "jaxloop, one loop": [], f"jaxloop, {full} loops": []}
     samples = {name: [] for name in rates}
@@ -95,15 +95,9 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
     train = config.train.model_copy(update={"patience_evaluations": 0})
     seeds = list(range(repeats - 1 + full))
     config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": seeds, "grid": {}})
-    language, width = language_of(config.language), config.model.context_tokens
+    width = config.model.context_tokens
     all_loops, learners = loops(config), {count: TransformerLearner(config, count) for count in (1, full)}
-    drawn = [
-        [
-            language.draw(host_generator(seed, Purpose.REAL_ROWS), _GENERATION_ROWS, width),
-            language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width),
-        ]
-        for seed in seeds
-    ]
+    drawn = [draw_rows(config, seed) for seed in seeds]
     say("a generation from end to end: compiling")
     for learner in learners.values():
         learner.compile(all_loops[0], *drawn[0])
@@ -152,7 +146,7 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
         "held_out_nats_mean": {name: float(np.mean(values)) for name, values in nats.items()},
         "held_out_nats_by_seed": nats,
         "held_out_nats_difference_share": spread(difference),
-        "source_entropy_nats": language.entropy_nats,
+        "source_entropy_nats": language_of(config.language).entropy_nats,
     }
 
 

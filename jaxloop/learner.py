@@ -165,17 +165,17 @@ class TransformerLearner:
 
     def put(self, members: list[Inputs]) -> Group:
         """Send the loops' inputs to their devices, and divide the work among the places."""
-        places, loops = np.arange(self.places), len(members)
+        loops = len(members)
         batches = batch_count(self._config.cycle.rows, self._config.sample.batch_rows)
-        # A place without a loop of its own helps one of the others to sample.
-        helpers = (self.places - 1 - places % loops) // loops + 1
-        helper = places // loops
-        first, end = helper * batches // helpers, (helper + 1) * batches // helpers
-        return Group(
-            loops,
-            self._placement.put(members),
-            *self._placement.repeat((places < loops, Batches(first, end - first)), self.places),
-        )
+
+        def share(place: int) -> tuple[np.bool_, Batches]:
+            """Whether the place trains, and what it samples: without a loop of its own, it helps another one."""
+            helper, helpers = place // loops, len(range(place % loops, self.places, loops))
+            first, end = helper * batches // helpers, (helper + 1) * batches // helpers
+            return np.bool_(place < loops), Batches(np.int32(first), np.int32(end - first))
+
+        shares = self._placement.put([share(place) for place in range(self.places)])
+        return Group(loops, self._placement.put(members), *shares)
 
     def sample_rows(self, parameters: dict, group: Group) -> tuple[np.ndarray, Work]:
         """Sample every loop's rows from its parameters, (loops, n, T), and what that took."""

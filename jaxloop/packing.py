@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths, unique_rows
+from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths, lengths_with_end, unique_rows
 
 # Rows that are filled at the same time: with four, a step fills nearly as few rows as with all of them open.
 _OPEN_ROWS = 4
@@ -80,8 +80,7 @@ def plan(tokens_NxT: np.ndarray, expression_SxE: np.ndarray, row_tokens: int) ->
       row_tokens: L, at least T.
     """
     expression_SxE = np.sort(expression_SxE, axis=1)
-    # A row that was cut off by the context has no `<eos>` to predict.
-    positions_SxE = np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])[expression_SxE]
+    positions_SxE = lengths_with_end(tokens_NxT)[expression_SxE]
     shared_SxE, place_SxE = np.zeros_like(positions_SxE), np.zeros_like(positions_SxE)
     alike_SxE = _alike(tokens_NxT, expression_SxE)
 

@@ -26,10 +26,14 @@ def use_all_cores() -> None:
     Not one more: XLA keeps a thread for each device, and more threads than cores cost a quarter of the speed. But two
     at least: XLA compiles a program for a single device differently, and its last bits would depend on that.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Where the program around us has used JAX already, its devices are what there is.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(cores, 2))
+        jax.config.update("jax_num_cpu_devices", max(core_count(), 2))
+
+
+def core_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_compiled_programs() -> None:
@@ -39,7 +43,7 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         # A home folder may be shared by machines whose processors differ: each kind has its own programs.
-        processor = "".join(sorted(set(_processor_lines())))
+        processor = "".join(sorted(set(processor_lines())))
         kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
         folder = platformdirs.user_cache_path("jaxloop") / "compiled" / kind
         with contextlib.suppress(OSError):
@@ -65,7 +69,7 @@ def _compiler_options() -> dict[str, str] | None:
     return options
 
 
-def _processor_lines() -> list[str]:
+def processor_lines() -> list[str]:
     """What the system says of the processor's model and instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -119,9 +123,10 @@ class Placement:
 
         Places that are left over repeat the loops' arrays.
         """
-        return self.repeat(jax.tree.map(lambda *leaves: np.stack(leaves), *members), len(members))
+        filled = [members[place % len(members)] for place in range(self.places)]
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)
 
     def repeat(self, arrays: object, loops: int) -> object:
-        """The arrays of the first places, which have the loops, in those that are left over too."""
+        """The arrays of the first places, which have the loops, in those that are left over too, as `put` has them."""
         source = np.arange(self.places) % loops
         return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[source], arrays), self._sharding)

@@ -92,6 +92,9 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
     chunk = chunk_prefixes(size)
     places = -(-size // chunk) * chunk
 
+    def chunks_of(tree: Tree) -> jax.Array:
+        return -(-_most(tree.prefix_count) // chunk)
+
     def read(parameters: dict, tree: Tree, cache: Cache, positions: int):
         """Logits of all prefixes, (P, V), whose nodes are added to the cache."""
         node_PxL = tree.node_PxT[:, :positions]
@@ -107,8 +110,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
             )
             return jax.lax.dynamic_update_slice_in_dim(logits_PxV, logits_CxV, first, 0), cache
 
-        chunks = -(-_most(tree.prefix_count) // chunk)
-        return jax.lax.fori_loop(0, chunks, read_chunk, (jnp.zeros((places, VOCABULARY_SIZE)), cache))
+        return jax.lax.fori_loop(0, chunks_of(tree), read_chunk, (jnp.zeros((places, VOCABULARY_SIZE)), cache))
 
     def grow(tree: Tree, token_N: jax.Array) -> Tree:
         """The tree in which each sequence that is not finished goes on with this token."""
@@ -120,7 +122,6 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
         parent_P = jnp.zeros(places, jnp.int32).at[prefix_N].set(tree.prefix_N, mode="drop")
         parents_node_Px1 = tree.first_node + parent_P[:, None]
         is_parents_1xT = jnp.arange(width)[None] == tree.position
-        chunks = -(-_most(tree.prefix_count) // chunk)
         return Tree(
             position=tree.position + 1,
             prefix_count=number[-1],
@@ -129,7 +130,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
             token_P=jnp.zeros(places, jnp.uint8).at[prefix_N].set(token_N, mode="drop"),
             node_PxT=jnp.where(is_parents_1xT, parents_node_Px1, tree.node_PxT[parent_P]),
             tokens_TxN=tree.tokens_TxN.at[tree.position].set(token_N),
-            work=Work(tree.work.read + tree.prefix_count, tree.work.computed + chunks * chunk),
+            work=Work(tree.work.read + tree.prefix_count, tree.work.computed + chunks_of(tree) * chunk),
         )
 
     def sample(parameters: dict, key: jax.Array, temperature: jax.Array, batches: Batches):

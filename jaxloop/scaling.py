@@ -37,7 +37,7 @@ class _Clock:
     """A display that only looks at the clock."""
 
     def begin(self, loops, states, metrics) -> None:
-        self.loops, self.first_ended = len(loops), None
+        self.first_ended = None
 
     def watch(self, loops, generation, trained_share) -> None:
         if generation == 1 and self.first_ended is None:

@@ -64,6 +64,11 @@ def lengths(tokens_NxT: np.ndarray) -> np.ndarray:
     return np.where(ended_NxT.any(axis=1), ended_NxT.argmax(axis=1), tokens_NxT.shape[1])
 
 
+def lengths_with_end(tokens_NxT: np.ndarray) -> np.ndarray:
+    """Tokens of each row, its `<eos>` included: one that was cut off by the context has none. (N,) integers."""
+    return np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])
+
+
 def unique_rows(tokens_NxT: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different rows and how they map back.
 

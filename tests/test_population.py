@@ -100,7 +100,7 @@ def test_each_kind_of_processor_has_its_own_programs(tmp_path):
 from jaxloop import population
 folders = []
 for lines in (["flags: a b", "model name: x"], ["model name: x", "flags: a b"], ["model name: x", "flags: a b c"]):
-    population._processor_lines = lambda: lines
+    population.processor_lines = lambda: lines
     population.jax.config.update("jax_compilation_cache_dir", None)
     population.keep_compiled_programs()
     folders.append(population.jax.config.jax_compilation_cache_dir)
