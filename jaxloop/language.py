@@ -1,41 +1,73 @@
 """The source: random Boolean expressions, and everything about their distribution in closed form.
 
-    draw(d):  if d <  min_depth:   choose one of not, and, or              (uniformly)
+    draw(d):  if d <  min_depth:   choose one of not, and, or
               if d >= max_depth:   choose one of True, False
               otherwise:           choose one of not, and, or, True, False
               not -> ( not draw(d+1) )      and/or -> ( draw(d+1) and draw(d+1) )
 
-starting at d = 0; with `only_true`, expressions that evaluate to False are rejected (Briesch et al. 2023;
-the exact recursion of their generator is not known, this one is jaxloop's). Worked example, min_depth 1:
+starting at d = 0, uniformly unless other probabilities are given for the choices of a depth; with `only_true`,
+conditioned on expressions that evaluate to True (Briesch et al. 2023; the exact recursion of their generator is not
+known, this one is jaxloop's). Worked example, min_depth 1:
 
     draw(0) chooses `and` (1/3), its left operand draw(1) chooses `True` (1/5), its right one `not` (1/5), whose
     operand draw(2) chooses `False` (1/5): `( True and ( not False ) )` with probability 1/375, and among the
     true expressions 1/375 / P(true) = 2/375.
 
-An expression has one derivation only, so its probability is a product of choices, and every sum below is exact.
+An expression has one derivation only, so its probability is a product of choices, and every sum below is exact. A node
+has its value in a few *ways*, by what is chosen and the values of the operands: entropies follow from the ways upwards,
+draws downwards, each node given its value, so that none is rejected.
 
-Legend: N rows, T tokens a row, K nodes of the full binary tree of depth max_depth, node i with children 2i+1, 2i+2.
+Legend: N rows, T tokens a row, K nodes of the full binary tree of depth max_depth, node i with children 2i+1, 2i+2,
+P nodes that are present at one depth in any row, W ways, D depths, V vocabulary.
 """
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxloop.config import LanguageSettings, longest_expression_tokens
 from jaxloop.errors import InputError
 from jaxloop.verify import INVALID, TRUE_VERDICT, judge_jitted
-from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, lengths
+from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY_SIZE, lengths
 
 ENUMERATION_LIMIT = 1_000_000
 
 _OPERATORS = (NOT, AND, OR)
 _LEAVES = (TRUE, FALSE)
 _ARITY = {NOT: 1, AND: 2, OR: 2, TRUE: 0, FALSE: 0}
+_NO_OPERAND = 2
 
 
-def _entropy(probabilities: list[float]) -> float:
+def _value_of(choice: int, operands: tuple[int, ...]) -> int:
+    """The value, 0 or 1, of a node with operands of these values."""
+    if choice == NOT:
+        return 1 - operands[0]
+    if choice in _LEAVES:
+        return int(choice == TRUE)
+    return min(operands) if choice == AND else max(operands)
+
+
+def _entropy(probabilities: Iterable[float]) -> float:
     return -math.fsum(p * math.log(p) for p in probabilities if p > 0)
+
+
+class Way(NamedTuple):
+    """A way in which a node gets its value."""
+
+    choice: int  # its token
+    operands: tuple[int, ...]  # the values, 0 or 1, of its operands
+    probability: float  # of this choice together with these values, in the unconditioned grammar; above 0
+
+
+def node_depths(tokens_NxT: np.ndarray) -> np.ndarray:
+    """Depth of the node that each leaf or operator of valid rows is, (N, T) int32; without meaning elsewhere."""
+    open_NxT = np.cumsum((tokens_NxT == OPEN).astype(np.int32) - (tokens_NxT == CLOSE), axis=1, dtype=np.int32)
+    # A leaf within k open parentheses is a node of depth k; an operator stands in its own parentheses.
+    return open_NxT - ((tokens_NxT == NOT) | (tokens_NxT == AND) | (tokens_NxT == OR))
 
 
 def language_of(settings: LanguageSettings) -> "Language":
@@ -44,22 +76,52 @@ def language_of(settings: LanguageSettings) -> "Language":
 
 
 class Language:
-    """The distribution over expressions given by min_depth, max_depth and only_true.
+    """The distribution over expressions given by min_depth, max_depth, only_true and the probabilities of choices.
 
     Args:
       min_depth: no leaf stands above this depth.
       max_depth: no operator stands at this depth or below.
       only_true: condition the distribution on expressions that evaluate to True.
+      probabilities_by_depth: for each depth 0 to max_depth, the probabilities of its `choices`, in their order;
+        zeros are allowed. Uniform where None.
+
+    Raises:
+      ValueError: the probabilities do not fit the choices, are negative, or do not sum to 1 within 1e-9.
+      InputError: `only_true`, and no expression is true with a probability above 0.
     """
 
-    def __init__(self, min_depth: int = 1, max_depth: int = 5, only_true: bool = True):
+    def __init__(
+        self,
+        min_depth: int = 1,
+        max_depth: int = 5,
+        only_true: bool = True,
+        probabilities_by_depth: Sequence[Sequence[float]] | None = None,
+    ):
         self.min_depth, self.max_depth, self.only_true = min_depth, max_depth, only_true
+        counts = [len(self.choices(depth)) for depth in range(max_depth + 1)]
+        if probabilities_by_depth is None:
+            probabilities_by_depth = [[1 / count] * count for count in counts]
+        if [len(shares) for shares in probabilities_by_depth] != counts:
+            raise ValueError(f"probabilities of {counts} choices are needed for depths 0 to {max_depth}")
+        for depth, shares in enumerate(probabilities_by_depth):
+            if not (min(shares) >= 0 and abs(math.fsum(shares) - 1) <= 1e-9):
+                raise ValueError(f"the probabilities of the choices at depth {depth} are {list(shares)}")
+        self._probabilities_by_depth = [
+            tuple(float(share) / total for share in shares)
+            for shares, total in zip(probabilities_by_depth, map(math.fsum, probabilities_by_depth), strict=True)
+        ]
+        if only_true and self.true_probability == 0:
+            raise InputError("with these probabilities of choices no expression is true")
 
     def choices(self, depth: int) -> tuple[int, ...]:
-        """The tokens that a node at this depth may be, each equally likely."""
+        """The tokens that a node at this depth may be."""
         if depth >= self.max_depth:
             return _LEAVES
         return _OPERATORS if depth < self.min_depth else _OPERATORS + _LEAVES
+
+    def probabilities(self, depth: int) -> tuple[float, ...]:
+        """The probabilities of `choices(depth)`, in their order, for a depth up to max_depth."""
+        return self._probabilities_by_depth[depth]
 
     @property
     def longest_tokens(self) -> int:
@@ -82,54 +144,52 @@ class Language:
             count = sum(count ** _ARITY[choice] for choice in self.choices(depth))
         return count
 
-    @cached_property
-    def _value_recursion(self) -> tuple[tuple[float, float], tuple[float, float], float]:
-        """(P(false), P(true)), the entropies given either value, and the unconditional entropy, all at the root."""
-        value, entropy, free_entropy = (0.5, 0.5), (0.0, 0.0), math.log(2)
-        for depth in reversed(range(self.max_depth)):
-            choices = self.choices(depth)
-            share = 1 / len(choices)
-            # Each way to a value: its probability, and the values of the operands that it fixes.
-            ways = ([], [])
-            for choice in choices:
-                if choice in _LEAVES:
-                    ways[choice == TRUE].append((share, ()))
-                elif choice == NOT:
-                    for operand in (0, 1):
-                        ways[1 - operand].append((share * value[operand], (operand,)))
-                else:
-                    for left in (0, 1):
-                        for right in (0, 1):
-                            result = left & right if choice == AND else left | right
-                            ways[result].append((share * value[left] * value[right], (left, right)))
-            free_entropy = math.log(len(choices)) + free_entropy * math.fsum(
-                share * _ARITY[choice] for choice in choices
-            )
-            new_value = tuple(math.fsum(p for p, _ in way) for way in ways)
-            entropy = tuple(
-                _entropy([p / total for p, _ in way])
-                + math.fsum(p / total * sum(entropy[operand] for operand in operands) for p, operands in way)
-                for way, total in zip(ways, new_value, strict=True)
-            )
-            value = new_value
-        return value, entropy, free_entropy
-
     @property
     def expression_count_text(self) -> str:
         """The same for a reader: in full where that can be read."""
         count = self.expression_count
         return f"{count:,}" if count < 10**15 else f"about 10^{math.log10(count):.0f}"
 
+    @cached_property
+    def _ways_by_depth(self) -> list[tuple[list[Way], list[Way]]]:
+        found, below = [], (0.0, 0.0)
+        for depth in reversed(range(self.max_depth + 1)):
+            ways = ([], [])
+            for choice, share in zip(self.choices(depth), self.probabilities(depth), strict=True):
+                for operands in itertools.product((0, 1), repeat=_ARITY[choice]):
+                    probability = share * math.prod(below[value] for value in operands)
+                    if probability > 0:
+                        ways[_value_of(choice, operands)].append(Way(choice, operands, probability))
+            found.append(ways)
+            below = tuple(math.fsum(way.probability for way in here) for here in ways)
+        return found[::-1]
+
+    def ways(self, depth: int) -> tuple[list[Way], list[Way]]:
+        """The ways in which a node at this depth is false, and those in which it is true, up to max_depth."""
+        return self._ways_by_depth[depth]
+
+    def value_probabilities(self, depth: int) -> tuple[float, float]:
+        """Probabilities that a node at this depth of the unconditioned grammar is false, and true."""
+        false, true = (math.fsum(way.probability for way in ways) for ways in self.ways(depth))
+        return false, true
+
     @property
     def true_probability(self) -> float:
         """Probability that an expression of the unconditioned grammar is true."""
-        return self._value_recursion[0][1]
+        return self.value_probabilities(0)[1]
 
-    @property
+    @cached_property
     def entropy_nats(self) -> float:
         """Exact entropy of the (conditioned) source in nats: no model can need fewer nats per expression."""
-        _, entropy, free_entropy = self._value_recursion
-        return entropy[1] if self.only_true else free_entropy
+        given = (0.0, 0.0)  # entropy of the expressions below a node, given its value
+        for depth in reversed(range(self.max_depth + 1)):
+            total = self.value_probabilities(depth)
+            given = tuple(
+                _entropy(way.probability / total[value] for way in ways)
+                + math.fsum(way.probability / total[value] * sum(given[x] for x in way.operands) for way in ways)
+                for value, ways in enumerate(self.ways(depth))
+            )
+        return given[1] if self.only_true else _entropy(total) + total[0] * given[0] + total[1] * given[1]
 
     def draw(self, generator: np.random.Generator, rows: int, width: int | None = None) -> np.ndarray:
         """Independent draws from the source.
@@ -143,31 +203,38 @@ class Language:
           tokens_NxT: (N, T) uint8.
         """
         width = self._width(width)
-        kept_share = self.true_probability if self.only_true else 1.0
         blocks, missing = [np.empty((0, width), np.uint8)], rows
         while missing > 0:
             # Blocks of bounded size: a node matrix takes tens of bytes a node.
-            count = min(math.ceil(missing / kept_share * 1.05) + 16, max(2**24 >> self.max_depth, 1))
-            nodes_NxK = self._draw_nodes(generator, count)
-            if self.only_true:
-                nodes_NxK = nodes_NxK[self._values(nodes_NxK)]
-            blocks.append(self._write(nodes_NxK[:missing], width))
-            missing -= len(blocks[-1])
+            nodes_NxK = self._draw_nodes(generator, min(missing, max(2**24 >> self.max_depth, 1)))
+            blocks.append(self._write(nodes_NxK, width))
+            missing -= len(nodes_NxK)
         return np.concatenate(blocks)
 
     def _draw_nodes(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """Trees as node matrices: the token of every node, `<eos>` where the tree has none."""
         nodes_NxK = np.full((count, 2 ** (self.max_depth + 1) - 1), EOS, np.uint8)
-        present_NxW = np.ones((count, 1), bool)
+        row_P, node_P = np.arange(count), np.zeros(count, int)
+        false, true = self.value_probabilities(0)
+        value_P = np.ones(count, bool) if self.only_true else generator.random(count) >= false / (false + true)
         for depth in range(self.max_depth + 1):
-            first = 2**depth - 1
-            level_NxW = nodes_NxK[:, first : 2 * first + 1]
-            choices = np.array(self.choices(depth), np.uint8)
-            drawn_NxW = choices[generator.integers(len(choices), size=level_NxW.shape, dtype=np.uint8)]
-            level_NxW[present_NxW] = drawn_NxW[present_NxW]
-            left_NxW = (level_NxW == NOT) | (level_NxW == AND) | (level_NxW == OR)
-            right_NxW = (level_NxW == AND) | (level_NxW == OR)
-            present_NxW = np.stack([left_NxW, right_NxW], axis=-1).reshape(count, -1)
+            ways, way_P = self.ways(depth), np.empty(len(row_P), int)
+            for value, total in enumerate(self.value_probabilities(depth)):
+                place = np.flatnonzero(value_P == value)
+                # The last way is whatever is left, so that no rounding leads past it.
+                bounds = np.cumsum([way.probability for way in ways[value]])[:-1]
+                drawn = np.searchsorted(bounds, total * generator.random(len(place)), side="right")
+                way_P[place] = drawn + value * len(ways[0])
+            padding = (_NO_OPERAND, _NO_OPERAND)
+            table_Wx3 = np.array(
+                [(way.choice, *(way.operands + padding)[:2]) for way in itertools.chain(*ways)], np.uint8
+            )
+            choice_P, left_P, right_P = table_Wx3.T[:, way_P]
+            nodes_NxK[row_P, node_P] = choice_P
+            has_left_P, has_right_P = left_P != _NO_OPERAND, right_P != _NO_OPERAND
+            value_P = np.concatenate([left_P[has_left_P], right_P[has_right_P]])
+            node_P = np.concatenate([2 * node_P[has_left_P] + 1, 2 * node_P[has_right_P] + 2])
+            row_P = np.concatenate([row_P[has_left_P], row_P[has_right_P]])
         return nodes_NxK
 
     def _levels_upwards(self):
@@ -179,14 +246,6 @@ class Language:
                 slice(2 * first + 1, 4 * first + 3, 2),
                 slice(2 * first + 2, 4 * first + 3, 2),
             )
-
-    def _values(self, nodes_NxK: np.ndarray) -> np.ndarray:
-        """Truth of each tree, (N,) bool."""
-        value_NxK = nodes_NxK == TRUE
-        for level, left, right in list(self._levels_upwards())[1:]:
-            nodes, a, b = nodes_NxK[:, level], value_NxK[:, left], value_NxK[:, right]
-            value_NxK[:, level] |= ((nodes == NOT) & ~a) | ((nodes == AND) & a & b) | ((nodes == OR) & (a | b))
-        return value_NxK[:, 0]
 
     def _write(self, nodes_NxK: np.ndarray, width: int) -> np.ndarray:
         """Trees as rows of tokens: sizes from the leaves up, places from the root down."""
@@ -222,27 +281,24 @@ class Language:
 
         Returns:
           (N,) float64; minus infinity outside the support: invalid rows, leaves above min_depth, operators from
-          max_depth on, and, with `only_true`, false expressions.
+          max_depth on, choices of probability 0, and, with `only_true`, false expressions.
         """
         tokens_NxT = np.asarray(tokens_NxT)
         if verdict_N is None:
             verdict_N = np.asarray(judge_jitted(tokens_NxT).verdict_N)
-        inside_NxT = np.arange(tokens_NxT.shape[1]) < lengths(tokens_NxT)[:, None]
-        open_NxT = np.cumsum((tokens_NxT == OPEN).astype(np.int32) - (tokens_NxT == CLOSE), axis=1)
-        # A leaf within k open parentheses is a node of depth k; an operator stands in its own parentheses.
-        by_depth = [self.choices(min(depth, self.max_depth)) for depth in range(self.max_depth + 1)]
-        leaf_D = np.array([-math.log(len(choices)) if TRUE in choices else -math.inf for choices in by_depth])
-        operator_D = np.array([-math.log(len(choices)) if NOT in choices else -math.inf for choices in by_depth])
+        # At one depth too many, for what lies deeper still, only what is no choice is free.
+        nats_DxV = np.zeros((self.max_depth + 2, VOCABULARY_SIZE))
+        nats_DxV[:, _OPERATORS + _LEAVES] = -math.inf
+        for depth in range(self.max_depth + 1):
+            for choice, share in zip(self.choices(depth), self.probabilities(depth), strict=True):
+                nats_DxV[depth, choice] = math.log(share) if share > 0 else -math.inf
         # Valid rows only are looked up: in others the count of open parentheses need not be a depth.
         valid_N = verdict_N != INVALID
         log_prob_N = np.full(len(tokens_NxT), -math.inf)
-        tokens_VxT, open_VxT, inside_VxT = tokens_NxT[valid_N], open_NxT[valid_N], inside_NxT[valid_N]
-        is_leaf = inside_VxT & ((tokens_VxT == TRUE) | (tokens_VxT == FALSE))
-        is_operator = inside_VxT & ((tokens_VxT == NOT) | (tokens_VxT == AND) | (tokens_VxT == OR))
-        deepest = self.max_depth
-        leaf_nats = np.where(open_VxT > deepest, -math.inf, leaf_D[np.clip(open_VxT, 0, deepest)])
-        operator_nats = operator_D[np.clip(open_VxT - 1, 0, deepest)]
-        log_prob_N[valid_N] = (np.where(is_leaf, leaf_nats, 0) + np.where(is_operator, operator_nats, 0)).sum(axis=1)
+        tokens_VxT = tokens_NxT[valid_N]
+        inside_VxT = np.arange(tokens_NxT.shape[1]) < lengths(tokens_VxT)[:, None]
+        depth_VxT = np.clip(node_depths(tokens_VxT), 0, self.max_depth + 1)
+        log_prob_N[valid_N] = nats_DxV[depth_VxT, np.where(inside_VxT, tokens_VxT, EOS)].sum(axis=1)
         if self.only_true:
             log_prob_N -= math.log(self.true_probability)
             log_prob_N[verdict_N != TRUE_VERDICT] = -math.inf

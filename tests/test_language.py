@@ -18,21 +18,31 @@ ENUMERABLE = [*SMALL, (0, 3), (1, 3), (3, 3)]
 
 
 @functools.cache
-def expressions(min_depth, max_depth, depth=0):
+def expressions(min_depth, max_depth, depth=0, probabilities=None):
     """{expression: (probability, truth)} of all below a node at this depth, each token written as its first letter."""
-    leaves = {"T": True, "F": False}
+    letters = "TF" if depth >= max_depth else "nao" if depth < min_depth else "naoTF"
+    shares = probabilities[depth] if probabilities else [1 / len(letters)] * len(letters)
+    share = dict(zip(letters, shares, strict=True))
+    found = {leaf: (share[leaf], leaf == "T") for leaf in "TF" if leaf in share}
     if depth >= max_depth:
-        return {leaf: (0.5, value) for leaf, value in leaves.items()}
-    operands = expressions(min_depth, max_depth, depth + 1).items()
-    share = 1 / 3 if depth < min_depth else 1 / 5
-    found = {f"(n{operand})": (share * p, not value) for operand, (p, value) in operands}
+        return found
+    operands = expressions(min_depth, max_depth, depth + 1, probabilities).items()
+    found |= {f"(n{operand})": (share["n"] * p, not value) for operand, (p, value) in operands}
     for left, (p, a) in operands:
         for right, (q, b) in operands:
-            found[f"({left}a{right})"] = (share * p * q, a and b)
-            found[f"({left}o{right})"] = (share * p * q, a or b)
-    if depth >= min_depth:
-        found |= {leaf: (share, value) for leaf, value in leaves.items()}
+            found[f"({left}a{right})"] = (share["a"] * p * q, a and b)
+            found[f"({left}o{right})"] = (share["o"] * p * q, a or b)
     return found
+
+
+def random_probabilities(min_depth, max_depth, seed, zero=None):
+    """Probabilities of the choices at each depth; that of the choice with this place, if there is one, is 0."""
+    generator, language = np.random.default_rng(seed), Language(min_depth, max_depth)
+    weights = [generator.random(len(language.choices(depth))) + 0.05 for depth in range(max_depth + 1)]
+    for weight in weights:
+        if zero is not None and zero < len(weight):
+            weight[zero] = 0
+    return tuple(tuple((weight / weight.sum()).tolist()) for weight in weights)
 
 
 def count_of(min_depth, max_depth, depth=0):
@@ -120,15 +130,34 @@ def test_probability_of_every_expression(min_depth, max_depth):
     )
 
 
-@pytest.mark.parametrize(
-    ("min_depth", "max_depth", "only_true"), [(1, 2, True), (0, 2, False), (2, 2, True), (0, 1, True)]
-)
-def test_draws_have_the_stated_frequencies(min_depth, max_depth, only_true):
-    """Catches biased choices, and a draw and a log_prob that describe two different sources."""
-    language = Language(min_depth, max_depth, only_true)
-    rows = 200_000
-    observed = Counter(letters_of(language.draw(np.random.default_rng(2), rows)))
-    everything, letters, _ = enumerated(min_depth, max_depth)
+@pytest.mark.parametrize("zero", [None, 0, 1])
+@pytest.mark.parametrize(("min_depth", "max_depth"), [*SMALL, (1, 3)])
+def test_given_probabilities(min_depth, max_depth, zero):
+    """Catches sums that take the choices for uniform, mix up their order or their depths, or break on a zero."""
+    probabilities = random_probabilities(min_depth, max_depth, 9, zero)
+    rows, letters, _ = enumerated(min_depth, max_depth)
+    stated = expressions(min_depth, max_depth, 0, probabilities)
+    p, truth = np.array([stated[expression] for expression in letters]).T
+    free = Language(min_depth, max_depth, False, probabilities)
+    assert [free.probabilities(depth) for depth in range(max_depth + 1)] == [
+        pytest.approx(shares, abs=1e-15) for shares in probabilities
+    ]
+    assert free.true_probability == pytest.approx(p @ truth, abs=1e-14)
+    for only_true, mass in ((False, p), (True, p * truth)):
+        if not mass.sum():
+            with pytest.raises(InputError, match="no expression is true"):
+                Language(min_depth, max_depth, True, probabilities)
+            continue
+        language, mass = Language(min_depth, max_depth, only_true, probabilities), mass / mass.sum()
+        np.testing.assert_allclose(np.exp(language.log_prob(rows)), mass, rtol=1e-12)
+        inside = mass[mass > 0]
+        assert language.entropy_nats == pytest.approx(-(inside * np.log(inside)).sum(), abs=1e-12)
+
+
+def assert_frequencies(language, generator, rows):
+    """Draws against exact probabilities: each expression by itself, and all by chi-square."""
+    observed = Counter(letters_of(language.draw(generator, rows)))
+    everything, letters, _ = enumerated(language.min_depth, language.max_depth)
     probability = np.exp(language.log_prob(everything))
     support = probability > 0
     expected = rows * probability[support]
@@ -137,10 +166,70 @@ def test_draws_have_the_stated_frequencies(min_depth, max_depth, only_true):
     )
     assert not observed
     sigma = np.sqrt(expected * (1 - probability[support]))
-    assert (np.abs(found - expected) < 5 * sigma).all()
-    freedom = len(found) - 1
-    chi_square = ((found - expected) ** 2 / expected).sum()
+    common = expected > 1
+    assert (np.abs(found - expected) <= 5 * sigma)[common].all()
+    freedom = max(np.count_nonzero(common) - 1, 1)
+    chi_square = ((found - expected) ** 2 / expected)[common].sum()
     assert abs(chi_square - freedom) < 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+    ("min_depth", "max_depth", "only_true"), [(1, 2, True), (0, 2, False), (2, 2, True), (0, 1, True)]
+)
+def test_draws_have_the_stated_frequencies(min_depth, max_depth, only_true):
+    """Catches biased choices, and a draw and a log_prob that describe two different sources."""
+    assert_frequencies(Language(min_depth, max_depth, only_true), np.random.default_rng(2), 200_000)
+
+
+@pytest.mark.parametrize("zero", [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("min_depth", "max_depth", "only_true"), [(1, 2, True), (0, 2, False), (2, 2, False), (0, 1, True), (0, 0, False)]
+)
+def test_draws_have_given_frequencies(min_depth, max_depth, only_true, zero):
+    """Catches draws that ignore the probabilities or the values they are to have, and choices of probability 0."""
+    probabilities = random_probabilities(min_depth, max_depth, 10, zero)
+    assert_frequencies(Language(min_depth, max_depth, only_true, probabilities), np.random.default_rng(2), 200_000)
+
+
+def test_uniform_probabilities_are_the_default():
+    """Catches a second path for the uniform language."""
+    given = Language(1, 2, True, [[1 / 3] * 3, [1 / 5] * 5, [1 / 2] * 2])
+    default = Language(1, 2)
+    assert [given.probabilities(depth) for depth in range(3)] == [default.probabilities(depth) for depth in range(3)]
+    drawn = [language.draw(np.random.default_rng(0), 500).tobytes() for language in (given, default)]
+    assert drawn[0] == drawn[1]
+
+
+def test_draws_where_truth_is_rare():
+    """Catches rejection: at this probability of truth it would not end."""
+    language = Language(1, 1, True, [[1, 0, 0], [1 - 1e-200, 1e-200]])
+    assert language.true_probability == 1e-200
+    assert set(letters_of(language.draw(np.random.default_rng(0), 1000))) == {"(nF)"}
+    assert language.log_prob(row_of("( not False )"))[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_refuses_a_language_without_truth():
+    """Catches a condition that nothing fulfils, and draws that wait for it for ever."""
+    assert Language(1, 1, False, [[1, 0, 0], [1, 0]]).true_probability == 0
+    with pytest.raises(InputError, match="no expression is true"):
+        Language(1, 1, True, [[1, 0, 0], [1, 0]])
+
+
+REFUSED = [
+    [[1.0], [0.5, 0.5]],
+    [[0.5, 0.5, 0.0]],
+    [[0.5, 0.5, 0.0], [0.5, 0.5], [0.5, 0.5]],
+    [[0.5, 0.5, 0.1], [0.5, 0.5]],
+    [[0.5, 0.6, -0.1], [0.5, 0.5]],
+    [[math.nan, 0.5, 0.5], [0.5, 0.5]],
+]
+
+
+@pytest.mark.parametrize("probabilities", REFUSED)
+def test_refuses_what_is_no_distribution(probabilities):
+    """Catches probabilities for other depths or choices, and weights that are not normalised."""
+    with pytest.raises(ValueError, match="probabilities of"):
+        Language(1, 1, False, probabilities)
 
 
 @pytest.mark.parametrize("only_true", [True, False])
