@@ -71,10 +71,12 @@ class Bench:
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
         self.learner = TransformerLearner(self.config, loop_count)
+        drawn = [draw_rows(config, seed) for seed in range(loop_count)]
         inputs = [
-            self.learner.inputs(Loop(seed, seed, {}, self.config), 0, *draw_rows(config, seed))
-            for seed in range(loop_count)
+            self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT)
+            for seed, (rows_NxT, _) in enumerate(drawn)
         ]
+        self.probes = [self.learner.probe(np.concatenate([held_out, rows])) for rows, held_out in drawn]
         training = inputs[0].training
         cost_N = lengths_with_end(training.tokens_NxT)
         self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
@@ -92,7 +94,7 @@ class Bench:
             "begin": (learner.begin, (inputs,)),
             "train": (learner.train, (state, inputs, active)),
             "sample": (learner.sample, (state.best_parameters, inputs, batches)),
-            "evaluate": (learner.evaluate, (state.best_parameters, inputs, active)),
+            "score": (learner.score, (state.best_parameters, inputs, learner.corpora(self.probes), active)),
         }
         enabled = jax.config.jax_enable_compilation_cache
         jax.config.update("jax_enable_compilation_cache", False)
@@ -124,18 +126,21 @@ class Bench:
         )
         self.group = self.group._replace(inputs=self.group.inputs._replace(validation=validation))
 
-    def look_round(self) -> float:
-        """Seconds of one look at the validation rows; measured with the held-out rows, and by their number."""
-        inputs = self.group.inputs
+    def score_round(self) -> float:
+        """Seconds of scoring all loops' probes: held-out rows and as many real ones as a loop begins with."""
         begun = time.perf_counter()
-        jax.block_until_ready(self.learner.evaluate(self.state.best_parameters, inputs, self.group.active))
-        seconds = time.perf_counter() - begun
-        return seconds * int(inputs.validation.expression_count[0]) / int(inputs.held_out.expression_count[0])
+        self.learner.score_rows(self.state.parameters, self.group, self.probes)
+        return time.perf_counter() - begun
+
+    def look_round(self) -> float:
+        """Seconds of one look at the validation rows; measured by scoring probes, and by their number."""
+        validation = int(self.group.inputs.validation.expression_count[0])
+        return self.score_round() * validation / len(self.probes[0].place_N)
 
     def sample_round(self) -> tuple[float, np.ndarray, Work]:
         """Seconds of sampling all loops' rows from the models as they are, the rows (N, T), and the work they took."""
         begun = time.perf_counter()
-        tokens_GxNxT, work = self.learner.sample_rows(self.state.parameters, self.group)
+        tokens_GxNxT, _, work = self.learner.sample_rows(self.state.parameters, self.group)
         return time.perf_counter() - begun, np.concatenate(tokens_GxNxT), work
 
 

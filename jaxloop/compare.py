@@ -98,22 +98,24 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
     width = config.model.context_tokens
     all_loops, learners = loops(config), {count: TransformerLearner(config, count) for count in (1, full)}
     drawn = [draw_rows(config, seed) for seed in seeds]
+    held_out = [learners[1].probe(held_out_HxT) for _, held_out_HxT in drawn]
     say("a generation from end to end: compiling")
     for learner in learners.values():
-        learner.compile(all_loops[0], *drawn[0])
+        learner.compile(all_loops[0], drawn[0][0], [held_out[0]])
     _measure(drawn[0][0])
 
     def ours(count: int, seed: int):
         """Seconds of a generation of so many loops at once: training, sampling, measuring, and all; the outcomes."""
-        data = [list(rows) for rows in zip(*drawn[seed : seed + count], strict=True)]
+        chosen = slice(seed, seed + count)
+        training, probes = [rows for rows, _ in drawn[chosen]], [{"held_out": probe} for probe in held_out[chosen]]
         begun = time.perf_counter()
-        started = learners[count].start(all_loops[seed : seed + count], 0, *data)
-        outcomes, *spent = learners[count].finish(started, lambda _: None)
+        started = learners[count].start(all_loops[chosen], [0] * count, training, probes)
+        outcomes, spent = learners[count].finish(started, lambda _: None)
         sampled = time.perf_counter()
         for outcome in outcomes:
             _measure(outcome.sampled_NxT)
         ended = time.perf_counter()
-        return [*spent, ended - sampled, ended - begun], outcomes
+        return [spent.train, spent.sample, ended - sampled, ended - begun], outcomes
 
     names = "nanoGPT", "jaxloop, one loop", f"jaxloop, {full} loops, for each"
     seconds, parts, nats = {name: [] for name in names}, [], {"nanoGPT": [], "jaxloop": []}
@@ -122,7 +124,7 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
         (*spent, one), (outcome,) = ours(1, seed)
         (*_, many), _ = ours(full, seed)
         parts.append(spent)
-        nats["jaxloop"].append(outcome.held_out_nats)
+        nats["jaxloop"].append(float(-outcome.probed["held_out"][0].mean()))
 
         say(f"a generation from end to end by turns, round {seed + 1} of {repeats}: nanoGPT")
         split = host_generator(seed, Purpose.VALIDATION_SPLIT, 0)

@@ -1,7 +1,7 @@
 """The schema: every setting with its unit, range and default, the presets, and the grid of loops they span.
 
 *Knobs* are plain numbers inside the compiled programs: a grid over them compiles nothing more. Every other setting is
-static: it decides shapes or the program itself.
+static: it decides shapes or the program itself. Of those only the learner may be varied within a run.
 """
 
 import difflib
@@ -23,6 +23,10 @@ KNOBS = (
     "train.learning_rate",
     "train.weight_decay",
 )
+AXES = (*KNOBS, "learner.name")
+
+# Settings that stand in no section.
+_TOP_LEVEL = ("seeds", "controls")
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -93,6 +97,20 @@ class CycleSettings(_Section):
         """`incremental`: part of all rows that is new, g."""
         return 0.5 if self.generated_share is None else self.generated_share
 
+    @property
+    def fresh_only(self) -> bool:
+        """Whether every model trains on rows of the source alone, and on new ones each time."""
+        return self.fresh_part == 1 and self.name in ("full_synthetic", "expanding")
+
+
+class LearnerSettings(_Section):
+    """Who is fitted to the rows of each generation and writes the next ones."""
+
+    name: Literal["transformer", "resample", "grammar", "ngram", "oracle"] = Field(
+        "transformer", description="the transformer, or a reference learner whose losses are known"
+    )
+    order: int = Field(5, ge=1, le=20, description="ngram: tokens of the longest gram")
+
 
 class ModelSettings(_Section):
     """The transformer."""
@@ -151,6 +169,21 @@ class MeasureSettings(_Section):
     """What is measured beside the samples themselves."""
 
     held_out_rows: int = Field(1000, ge=10, le=10**7, description="real rows that no model trains on")
+    alive_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="an expression is alive while its probability is at least this part of the true one",
+    )
+    structure_every_generations: int = Field(
+        1, ge=0, le=10**5, description="canonical forms, shapes and distinct n-grams: every so many; 0: never"
+    )
+    distances_every_generations: int = Field(
+        1, ge=0, le=10**5, description="distances to the source and survival of its tails: every so many; 0: never"
+    )
+    enumerate_every_generations: int = Field(
+        0, ge=0, le=10**5, description="the same by sums over the whole language: every so many; 0: never"
+    )
 
 
 class PopulationSettings(_Section):
@@ -168,8 +201,10 @@ class Config(_Section):
     """One run: the settings of every loop, the seeds, and the grid of settings that are varied."""
 
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, description="one loop each, per cell")
+    controls: bool = Field(False, description="beside each cell the loop that is trained on fresh data only")
     language: LanguageSettings = LanguageSettings()
     cycle: CycleSettings = CycleSettings()
+    learner: LearnerSettings = LearnerSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     sample: SampleSettings = SampleSettings()
@@ -195,14 +230,14 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
-    def _axes_are_knobs(self):
+    def _axes_fit(self):
         for axis, values in self.grid.items():
             if axis in ("seed", "seeds"):
                 raise ValueError("grid: seeds are no axis; set seeds = [...], each repeats every cell")
             if axis not in _setting_names() or "." not in axis:
-                raise ValueError(f"grid: unknown setting {axis!r}{_nearest(axis, KNOBS)}")
-            if axis not in KNOBS:
-                raise ValueError(f"grid: {axis} is static and cannot be varied in one run; axes are {', '.join(KNOBS)}")
+                raise ValueError(f"grid: unknown setting {axis!r}{_nearest(axis, AXES)}")
+            if axis not in AXES:
+                raise ValueError(f"grid: {axis} is static and cannot be varied in one run; axes are {', '.join(AXES)}")
             if not values:
                 raise ValueError(f'grid: "{axis}" needs at least one value')
             if any(value in values[:place] for place, value in enumerate(values)):
@@ -220,19 +255,38 @@ class Loop(NamedTuple):
 
 
 def loops(config: Config) -> list[Loop]:
-    """Every loop of a run: each cell of the grid in order, each seed within it."""
-    plain = config.model_dump(exclude_none=True, exclude={"grid"})
-    found = []
-    for values in itertools.product(*config.grid.values()):
-        axes = dict(zip(config.grid, values, strict=True))
-        cell = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
-        for axis, value in axes.items():
-            section, key = axis.split(".")
-            cell[section][key] = value
-        where = "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in axes.items())
-        cell_config = _validated(cell, where)
-        found += [Loop(len(found) + offset, seed, axes, cell_config) for offset, seed in enumerate(config.seeds)]
-    return found
+    """Every loop of a run: each cell of the grid in order and then the controls, each seed within it."""
+    cells = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
+    plain = config.model_dump(exclude_none=True, exclude={"grid", "controls"})
+    configs = [(axes, _cell_config(plain, axes)) for axes in cells]
+    if config.controls:
+        for axes, cell_config in list(configs):
+            control = _control(axes, cell_config)
+            if control not in configs:
+                configs.append(control)
+    return [
+        Loop(place * len(config.seeds) + offset, seed, axes, cell_config)
+        for place, (axes, cell_config) in enumerate(configs)
+        for offset, seed in enumerate(config.seeds)
+    ]
+
+
+def _cell_config(plain: dict, axes: dict[str, Any]) -> Config:
+    """The settings of one cell of the grid."""
+    cell = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
+    for axis, value in axes.items():
+        section, key = axis.split(".")
+        cell[section][key] = value
+    return _validated(cell, "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in axes.items()))
+
+
+def _control(axes: dict[str, Any], cell_config: Config) -> tuple[dict[str, Any], Config]:
+    """The cell whose models train on fresh data only, and are in all else like those of this one."""
+    name = "expanding" if cell_config.cycle.name == "expanding" else "full_synthetic"
+    cycle = cell_config.cycle.model_copy(update={"name": name, "fresh_share": 1.0, "generated_share": None})
+    shares = {"cycle.fresh_share": 1.0, "cycle.generated_share": 0.0}
+    control_axes = {axis: shares.get(axis, value) for axis, value in axes.items()}
+    return control_axes, cell_config.model_copy(update={"cycle": cycle})
 
 
 def preset_folder() -> Path:
@@ -288,10 +342,13 @@ def differences(old: str, new: str) -> list[str]:
 
 def describe() -> list[tuple[str, str, str, str, str]]:
     """(setting, default, range, `knob` or `static`, meaning) for every setting."""
-    rows = [("seeds", "[0]", "each >= 0", "static", Config.model_fields["seeds"].description)]
+    rows = [
+        ("seeds", "[0]", "each >= 0", "static", Config.model_fields["seeds"].description),
+        ("controls", "false", "true or false", "static", Config.model_fields["controls"].description),
+    ]
     for name, setting in _section_fields().items():
         default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
-        kind = "knob" if name in KNOBS else "static"
+        kind = "knob" if name in KNOBS else "axis" if name in AXES else "static"
         rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
     return rows
 
@@ -301,7 +358,7 @@ def _section_fields() -> dict:
     return {
         f"{section}.{key}": setting
         for section, field in Config.model_fields.items()
-        if section not in ("seeds", "grid")
+        if section not in _TOP_LEVEL and section != "grid"
         for key, setting in type(field.default).model_fields.items()
     }
 
@@ -319,7 +376,7 @@ def _range_of(annotation) -> str:
 
 
 def _setting_names() -> list[str]:
-    return ["seeds", *_section_fields()]
+    return [*_TOP_LEVEL, *_section_fields()]
 
 
 def _nearest(word: str, known) -> str:

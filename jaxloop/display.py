@@ -46,7 +46,7 @@ class RunDisplay:
 
     def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
         """Show where every loop stands."""
-        self._labels = {loop.index: cell_label(loop.axes) for loop in loops}
+        self._labels = {loop.index: cell_label(loop.axes, loop.config.cycle.fresh_only) for loop in loops}
         for row in metrics.to_dict("records"):
             self._newest[int(row["loop"])] = row
         self._done = self._done_at_begin = float(sum(state.generation + 1 for state in states.values()))
@@ -57,7 +57,7 @@ class RunDisplay:
             self._live = Live(self._content(), console=self._console, auto_refresh=False)
             self._live.start()
 
-    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
+    def watch(self, loops: list[Loop], trained_share: float) -> None:
         """Move the bar by what is trained of the generation that is under way."""
         if self._live and time.monotonic() - self._drawn > _REDRAW_SECONDS:
             # Sampling and measuring are the rest of a generation, a tenth or so.

@@ -1,7 +1,6 @@
 """The transformer as a learner: fitted to rows of tokens, it writes rows of tokens, for many loops at once.
 
-Any learner gives the loop three things: `places`, how many loops it takes at once; `start`, which sets the work going
-and returns at once; and `finish`, which waits for it. Nothing after the first generation compiles anything.
+What a learner gives the loop is said in `loop.Learner`. Nothing after the first generation compiles anything.
 """
 
 import collections
@@ -18,28 +17,14 @@ from jaxloop.config import Config, Loop
 from jaxloop.cycles import row_count, rows_of_generation
 from jaxloop.keys import Purpose, device_key, host_generator
 from jaxloop.language import language_of
+from jaxloop.loop import Outcome, Seconds
 from jaxloop.model import make_model
 from jaxloop.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.population import Placement
 from jaxloop.sample import Batches, Work, batch_count, make_sample
-from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_evaluate, make_train
+from jaxloop.score import Probe, in_order, make_probe, make_score
+from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_train
 from jaxloop.vocabulary import EOS
-
-
-class Outcome(NamedTuple):
-    """What one loop's learner gives back for one generation."""
-
-    sampled_NxT: np.ndarray  # uint8, all n rows that were started, finished
-    held_out_nats: float  # per expression, on real rows that no model trains on
-    validation_nats: float  # per expression, at the look that chose the parameters
-    training_nats: float  # per token, at the last step
-    steps: int  # of training taken
-    parameters: dict
-
-    @property
-    def diverged(self) -> bool:
-        """Whether training ended in a loss that is not a number."""
-        return not (np.isfinite(self.training_nats) and np.isfinite(self.validation_nats))
 
 
 class Inputs(NamedTuple):
@@ -51,7 +36,6 @@ class Inputs(NamedTuple):
     temperature: np.ndarray
     training: Corpus
     validation: Corpus
-    held_out: Corpus
 
 
 class Group(NamedTuple):
@@ -63,23 +47,29 @@ class Group(NamedTuple):
     batches: Batches  # which batches of its loop's samples each place writes
 
 
+class Written(NamedTuple):
+    """What the loops of a group have sampled, an axis of loops first."""
+
+    tokens_GxNxT: np.ndarray
+    log_prob_GxN: np.ndarray
+    work: Work
+
+
 class Started(NamedTuple):
     """Work that is under way on the devices."""
 
     loops: list[Loop]
-    generation: int
     steps_done: list[int]  # grows with each look at the validation rows
     result: Future
 
 
 class Finished(NamedTuple):
-    """What the devices gave back, an axis of places first, and how long they took."""
+    """What the devices gave back, an axis of places or loops first, and how long they took."""
 
     trained: Training
-    sampled: np.ndarray  # of loops only
-    held_out_nats: np.ndarray
-    train_seconds: float
-    sample_seconds: float
+    written: Written
+    probed: list[dict[str, np.ndarray]]  # of each loop
+    seconds: Seconds
 
 
 class TransformerLearner:
@@ -92,12 +82,11 @@ class TransformerLearner:
         self.shape = choose_shape(config)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
-        self._held_out = {}
 
         model = make_model(config.model)
         begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
         sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
-        evaluate = make_evaluate(model, width, config.measure.held_out_rows, self.shape)
+        score = make_score(model, width, self.shape)
 
         def begin_loop(inputs):
             return begin(device_key(inputs.seed, Purpose.PARAMETERS, inputs.generation), inputs.knobs)
@@ -112,14 +101,14 @@ class TransformerLearner:
             key = device_key(inputs.seed, Purpose.SAMPLING, inputs.generation)
             return sample(parameters, key, inputs.temperature, batches)
 
-        def evaluate_loop(parameters, inputs, active):
-            return evaluate(parameters, inputs.held_out, active)
+        def score_loop(parameters, inputs, corpus, active):
+            return score(parameters, corpus, inputs.temperature, active)
 
         self._worker = ThreadPoolExecutor(max_workers=1)
         self.begin = self._placement.map(begin_loop)  # inputs -> Training
         self.train = self._placement.map(train_loop, donate=(0,))  # Training, inputs, active -> Training, step
-        self.sample = self._placement.map(sample_loop)  # parameters, inputs, batches -> rows, Work
-        self.evaluate = self._placement.map(evaluate_loop)  # parameters, inputs, active -> held-out nats
+        self.sample = self._placement.map(sample_loop)  # parameters, inputs, batches -> rows, log-probabilities, Work
+        self.score = self._placement.map(score_loop)  # parameters, inputs, corpus, active -> nats_2xSxE
 
     def _split_sizes(self, rows: int) -> tuple[int, int]:
         """Rows to train on, and rows to choose the best parameters on."""
@@ -132,7 +121,11 @@ class TransformerLearner:
         whole = whole_plan(sorted_NxT, self.shape.row_tokens, capacity)
         return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
 
-    def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> Inputs:
+    def probe(self, tokens_NxT: np.ndarray) -> Probe:
+        """Rows (N, T) uint8 whose probability will be asked for."""
+        return make_probe(tokens_NxT, self.shape)
+
+    def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray) -> Inputs:
         """All that one loop's programs read, as arrays on the host."""
         train = self._config.train
         split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
@@ -147,8 +140,6 @@ class TransformerLearner:
             np.int32(training_rows),
         )
         validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
-        if loop.seed not in self._held_out:
-            self._held_out[loop.seed] = self._whole(held_out_HxT, len(held_out_HxT))
         knobs = TrainingKnobs(
             learning_rate=np.float32(loop.config.train.learning_rate),
             weight_decay=np.float32(loop.config.train.weight_decay),
@@ -160,7 +151,6 @@ class TransformerLearner:
             temperature=np.float32(loop.config.sample.temperature),
             training=training,
             validation=validation,
-            held_out=self._held_out[loop.seed],
         )
 
     def put(self, members: list[Inputs]) -> Group:
@@ -177,32 +167,49 @@ class TransformerLearner:
         shares = self._placement.put([share(place) for place in range(self.places)])
         return Group(loops, self._placement.put(members), *shares)
 
-    def sample_rows(self, parameters: dict, group: Group) -> tuple[np.ndarray, Work]:
-        """Sample every loop's rows from its parameters, (loops, n, T), and what that took."""
+    def sample_rows(self, parameters: dict, group: Group) -> Written:
+        """Sample every loop's rows from its parameters."""
         if group.loops < self.places:
             parameters = self._placement.repeat(parameters, group.loops)
-        tokens_PxNxT, work = jax.device_get(self.sample(parameters, group.inputs, group.batches))
-        # What a place did not write is `<eos>`, the greatest token.
-        rows = [tokens_PxNxT[loop :: group.loops].min(axis=0) for loop in range(group.loops)]
-        return np.stack(rows), Work(*(int(np.sum(tokens)) for tokens in work))
+        tokens, log_prob, work = jax.device_get(self.sample(parameters, group.inputs, group.batches))
+        # What a place did not write is `<eos>`, the greatest token, with a log-probability of 0, the greatest one.
+        shares = [slice(loop, None, group.loops) for loop in range(group.loops)]
+        return Written(
+            tokens_GxNxT=np.stack([tokens[share].min(axis=0) for share in shares]),
+            log_prob_GxN=np.stack([log_prob[share].min(axis=0) for share in shares]).astype(np.float64),
+            work=Work(*(int(np.sum(tokens)) for tokens in work)),
+        )
+
+    def corpora(self, probes: list[Probe]) -> Corpus:
+        """Send each loop's probe to its device."""
+        return self._placement.put([probe.corpus for probe in probes])
+
+    def score_rows(self, parameters: dict, group: Group, probes: list[Probe]) -> list[np.ndarray]:
+        """Each loop's log-probabilities of the rows of its probe, (2, N) nats: plain, and tempered as samples are."""
+        nats = self.score(parameters, group.inputs, self.corpora(probes), group.active)
+        return [in_order(probe, loop_nats) for probe, loop_nats in zip(probes, np.asarray(nats), strict=False)]
 
     def start(
-        self, loops: list[Loop], generation: int, training: list[np.ndarray], held_out: list[np.ndarray]
+        self,
+        loops: list[Loop],
+        generations: list[int],
+        training: list[np.ndarray],
+        probes: list[dict[str, Probe]],
     ) -> Started:
-        """Train each loop's model on its rows and sample it; returns while the devices work.
+        """Train each loop's model on its rows, sample it and score its probes; returns while the devices work.
 
         Args:
           loops: at most `places` of them.
-          generation: which one.
+          generations: of each loop, which one.
           training: each loop's training rows, (N, T) uint8.
-          held_out: each loop's held-out real rows, (H, T) uint8.
+          probes: by name, what each loop is asked for; those of one name have the same number of rows.
         """
-        members = [self.inputs(loop, generation, *rows) for loop, *rows in zip(loops, training, held_out, strict=True)]
+        members = [self.inputs(*member) for member in zip(loops, generations, training, strict=True)]
         steps_done = []
-        return Started(loops, generation, steps_done, self._worker.submit(self._work, members, steps_done))
+        return Started(loops, steps_done, self._worker.submit(self._work, members, probes, steps_done))
 
-    def _work(self, members: list[Inputs], steps_done: list[int]) -> Finished:
-        """Train and sample on the devices; runs in a thread of its own, so that the host can measure meanwhile."""
+    def _work(self, members: list[Inputs], probes: list[dict[str, Probe]], steps_done: list[int]) -> Finished:
+        """Train, sample and score on the devices; runs in a thread of its own, so that the host can measure."""
         begun = time.perf_counter()
         group = self.put(members)
         state = self.begin(group.inputs)
@@ -217,19 +224,29 @@ class TransformerLearner:
                 break  # Every loop's patience has run out.
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        sampled, _ = self.sample_rows(state.best_parameters, group)
-        finished = time.perf_counter()
-        held_out_nats = np.asarray(self.evaluate(state.best_parameters, group.inputs, group.active))
-        return Finished(jax.device_get(state), sampled, held_out_nats, trained - begun, finished - trained)
+        written = self.sample_rows(state.best_parameters, group)
+        probed, probe_seconds = [{} for _ in members], {}
+        sampled = time.perf_counter()
+        for name in dict.fromkeys(name for of_loop in probes for name in of_loop):
+            begun_probe = time.perf_counter()
+            asked = next(of_loop[name] for of_loop in probes if name in of_loop)
+            nats = self.score_rows(state.best_parameters, group, [of_loop.get(name, asked) for of_loop in probes])
+            for found, of_loop, loop_nats in zip(probed, probes, nats, strict=True):
+                if name in of_loop:
+                    found[name] = loop_nats
+            probe_seconds[name] = time.perf_counter() - begun_probe
+        seconds = Seconds(trained - begun, sampled - trained, probe_seconds)
+        return Finished(jax.device_get(state), written, probed, seconds)
 
-    def compile(self, loop: Loop, training_NxT: np.ndarray, held_out_HxT: np.ndarray) -> None:
+    def compile(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> None:
         """Compile every program before `start` does, and run each once."""
-        group = self.put([self.inputs(loop, 0, training_NxT, held_out_HxT)])
+        group = self.put([self.inputs(loop, 0, training_NxT)])
         state, _ = self.train(self.begin(group.inputs), group.inputs, group.active)
         self.sample_rows(state.best_parameters, group)
-        jax.block_until_ready(self.evaluate(state.best_parameters, group.inputs, group.active))
+        for probe in probes:
+            self.score_rows(state.best_parameters, group, [probe])
 
-    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], float, float]:
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
         """Wait for what was started.
 
         Args:
@@ -237,25 +254,34 @@ class TransformerLearner:
           watch: called at least once, and again and again while waiting, with the share of the training steps done.
 
         Returns:
-          An Outcome for each loop, seconds of training, and seconds of sampling.
+          An Outcome for each loop, and how long it took.
         """
         done = False
         while not done:
             watch(max(started.steps_done, default=0) / self._config.train.steps)
             done = bool(wait([started.result], timeout=0.1).done)
         finished = started.result.result()
-        outcomes = [
-            Outcome(
-                sampled_NxT=finished.sampled[place],
-                held_out_nats=float(finished.held_out_nats[place]),
-                validation_nats=float(finished.trained.best_validation_nats[place]),
-                training_nats=float(finished.trained.training_nats[place]),
-                steps=int(finished.trained.step[place]),
-                parameters=jax.tree.map(lambda leaf, place=place: leaf[place], finished.trained.best_parameters),
+        trained, written = finished.trained, finished.written
+        outcomes = []
+        for place in range(len(started.loops)):
+            training_nats, validation_nats = (
+                float(nats[place]) for nats in (trained.training_nats, trained.best_validation_nats)
             )
-            for place in range(len(started.loops))
-        ]
-        return outcomes, finished.train_seconds, finished.sample_seconds
+            outcomes.append(
+                Outcome(
+                    sampled_NxT=written.tokens_GxNxT[place],
+                    sampled_log_prob_N=written.log_prob_GxN[place],
+                    probed=finished.probed[place],
+                    columns={
+                        "validation_nats": validation_nats,
+                        "training_nats_per_token": training_nats,
+                        "training_steps": int(trained.step[place]),
+                    },
+                    parameters=jax.tree.map(lambda leaf, place=place: leaf[place], trained.best_parameters),
+                    diverged=not (np.isfinite(training_nats) and np.isfinite(validation_nats)),
+                )
+            )
+        return outcomes, finished.seconds
 
 
 def choose_shape(config: Config) -> RowShape:

@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxloop import cycles
 from jaxloop.config import Loop
-from jaxloop.errors import RunError
 from jaxloop.keys import Purpose, host_generator
 
 
@@ -31,14 +30,49 @@ class State(NamedTuple):
     sampled_NxT: np.ndarray  # what its model wrote
 
 
+class Outcome(NamedTuple):
+    """What one loop's learner gives back for one generation."""
+
+    sampled_NxT: np.ndarray  # uint8, all n rows that were started, finished
+    sampled_log_prob_N: np.ndarray  # nats, of each under the distribution that wrote it
+    probed: dict[str, np.ndarray]  # of each probe, (2, P) nats: plain, and with the sampling temperature applied
+    columns: dict[str, float]  # what the learner says of itself
+    parameters: dict
+    diverged: bool  # training came to nothing: there is nothing to go on with
+
+
+class Seconds(NamedTuple):
+    """How long a learner took, for all loops that it computed beside each other."""
+
+    train: float
+    sample: float
+    probes: dict[str, float]
+
+
+class Learner(Protocol):
+    """What is fitted to rows, and writes rows."""
+
+    places: int  # how many loops it takes at once
+
+    def probe(self, tokens_NxT: np.ndarray) -> object:
+        """Rows whose probability will be asked for, as the learner wants to have them."""
+
+    def start(
+        self, loops: list[Loop], generations: list[int], training: list[np.ndarray], probes: list[dict[str, object]]
+    ) -> object:
+        """Set the work of a generation of each loop going, and return at once."""
+
+    def finish(self, started: object, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
+        """Wait for it; calls `watch` again and again with the share of it that is done."""
+
+
 class Record(NamedTuple):
     """One finished generation of one loop, as it is measured and kept."""
 
     loop: Loop
     state: State
-    outcome: object  # what the learner says beside the samples
-    train_seconds: float  # of all loops that were trained beside it
-    sample_seconds: float
+    outcome: Outcome
+    seconds: Seconds
 
 
 def next_carry(loop: Loop, state: State | None, source: Source) -> cycles.Carry:
@@ -59,64 +93,56 @@ def run_loops(
     loops: list[Loop],
     states: dict[int, State],
     source: Source,
-    learner,
+    learner: Learner,
+    probes: Callable[[Loop, int], dict[str, object]],
     keep: Callable[[Record], None],
-    watch: Callable[[list[Loop], int, float], None],
-) -> None:
-    """Run every loop to its last generation, all of them side by side.
+    watch: Callable[[list[Loop], float], None],
+) -> list[tuple[Loop, int]]:
+    """Run every loop to its last generation, all of them side by side, those that are behind first.
 
     Args:
       loops: the loops, alike in everything but their knobs and seeds.
       states: by index, where loops that were begun before stand; the others begin with real rows.
       source: gives real rows.
-      learner: gives `places`, `start` and `finish`; see `learner.TransformerLearner`.
+      learner: is fitted to rows, and writes rows.
+      probes: by name, what a loop's learner is asked for in a generation: see `Learner.probe`.
       keep: measures a finished generation and writes it to disk; called while the learner works on the next one.
-      watch: called again and again while the learner works, with the loops, the generation, and the share of the
-        training that is done.
+      watch: called again and again while the learner works, with the loops and the share of the work that is done.
 
-    Raises:
-      RunError: training diverged in some loops; all others have been run to their end.
+    Returns:
+      The loops whose training diverged, and in which generation: they have ended there.
     """
     states = dict(states)
-    held_out = {
-        loop.seed: source.draw(host_generator(loop.seed, Purpose.HELD_OUT_ROWS), loop.config.measure.held_out_rows)
-        for loop in loops
-    }
-    diverged, unkept = [], []
+    diverged, unkept = {}, []
 
     def keep_finished() -> None:
         while unkept:
             keep(unkept[0])
             unkept.pop(0)
 
-    def is_due(loop: Loop, generation: int) -> bool:
-        reached = states[loop.index].generation if loop.index in states else -1
-        return reached == generation - 1 and loop not in [failed for failed, _ in diverged]
+    def generation_of(loop: Loop) -> int:
+        return states[loop.index].generation + 1 if loop.index in states else 0
+
+    def is_due(loop: Loop) -> bool:
+        return generation_of(loop) < loop.config.cycle.generations and loop.index not in diverged
 
     try:
-        for generation in range(loops[0].config.cycle.generations):
-            due = [loop for loop in loops if is_due(loop, generation)]
-            for first in range(0, len(due), learner.places):
-                group = due[first : first + learner.places]
-                carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
-                training = [carry.training.tokens_NxT for carry in carries]
-                started = learner.start(group, generation, training, [held_out[loop.seed] for loop in group])
-                keep_finished()
-                outcomes, *seconds = learner.finish(started, functools.partial(watch, group, generation))
-                for loop, carry, outcome in zip(group, carries, outcomes, strict=True):
-                    if outcome.diverged:
-                        diverged.append((loop, generation))
-                        continue
-                    states[loop.index] = State(generation, carry, outcome.sampled_NxT)
-                    unkept.append(Record(loop, states[loop.index], outcome, *seconds))
+        while due := sorted(filter(is_due, loops), key=generation_of):
+            group = due[: learner.places]
+            generations = [generation_of(loop) for loop in group]
+            carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
+            training = [carry.training.tokens_NxT for carry in carries]
+            started = learner.start(group, generations, training, list(map(probes, group, generations)))
+            keep_finished()
+            outcomes, seconds = learner.finish(started, functools.partial(watch, group))
+            for loop, generation, carry, outcome in zip(group, generations, carries, outcomes, strict=True):
+                if outcome.diverged:
+                    diverged[loop.index] = loop, generation
+                    continue
+                states[loop.index] = State(generation, carry, outcome.sampled_NxT)
+                unkept.append(Record(loop, states[loop.index], outcome, seconds))
         keep_finished()
     except KeyboardInterrupt:
         keep_finished()
         raise
-    if diverged:
-        where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
-        rate = diverged[0][0].config.train.learning_rate
-        raise RunError(
-            f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
-            f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
-        )
+    return list(diverged.values())

@@ -1,4 +1,4 @@
-"""Measures of rows of tokens: correctness, diversity, memory, length.
+"""Measures of rows of tokens: correctness, diversity, structure, memory, length.
 
 Legend: N rows, T tokens a row, U different rows.
 """
@@ -15,6 +15,7 @@ from rapidfuzz.process import cdist
 from jaxloop.cycles import KINDS, Rows
 from jaxloop.errors import InputError
 from jaxloop.population import measuring_device
+from jaxloop.structure import canonical_rows, distinct_ngrams, hill_number, shannon_entropy, shape_rows
 from jaxloop.verify import EMPTY, INVALID, SYNTAX, TRUE_VERDICT, UNFINISHED, VERDICTS, Judgement, judge_jitted
 from jaxloop.vocabulary import decode, lengths, unique_rows
 
@@ -111,9 +112,27 @@ def measure_rows(tokens_NxT: np.ndarray, judgement: Judgement) -> dict[str, floa
         "diversity": diversity(tokens_NxT),
         "true_diversity": diversity(tokens_NxT[is_true_N]) if is_true_N.any() else math.nan,
         "unique_share": len(counts_U) / rows,
-        "entropy_nats": max(0.0, float(-np.sum(counts_U / rows * np.log(counts_U / rows)))),
+        "heterozygosity": 1 - float(np.sum((counts_U / rows) ** 2)),
+        "entropy_nats": shannon_entropy(counts_U),
         "mean_length_tokens": float(lengths(tokens_NxT).mean()),
         "mean_depth": float(judgement.depth_N[valid_N].mean()) if valid_N.any() else math.nan,
+    }
+
+
+def measure_structure(tokens_NxT: np.ndarray, judgement: Judgement, due: bool = True) -> dict[str, float]:
+    """What is measured of the samples' meaning and form; not a number where it is not due, or nothing is valid."""
+    columns = {f"distinct_{n}": distinct_ngrams(tokens_NxT, n) if due else math.nan for n in range(1, 5)}
+    valid_NxT = tokens_NxT[judgement.verdict_N != INVALID]
+    if due and len(valid_NxT):
+        canonical_C, shape_C = (unique_rows(rows(valid_NxT))[2] for rows in (canonical_rows, shape_rows))
+    else:
+        canonical_C = shape_C = np.empty(0)
+    return {
+        "canonical_share": len(canonical_C) / len(valid_NxT) if len(canonical_C) else math.nan,
+        "canonical_entropy_nats": shannon_entropy(canonical_C),
+        **{f"canonical_hill_{order}": hill_number(canonical_C, order) for order in range(3)},
+        "shape_entropy_nats": shannon_entropy(shape_C),
+        **columns,
     }
 
 

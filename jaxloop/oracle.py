@@ -21,12 +21,12 @@ import numpy as np
 
 from jaxloop import verify
 from jaxloop.language import Language
-from jaxloop.verify import _WANTS_OPERAND_S, _AFTER_OPERAND_Sx2, _AFTER_TOKEN_SxV
+from jaxloop.verify import WANTS_OPERAND_S, AFTER_OPERAND_Sx2, AFTER_TOKEN_SxV
 from jaxloop.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY_SIZE
 
 _LEAVES = [FALSE, TRUE]
-_CLOSES = [verify._CLOSES_FALSE, verify._CLOSES_TRUE]
-_WHOLE = [verify._WHOLE_FALSE, verify._WHOLE_TRUE]
+_CLOSES = [verify.CLOSES_FALSE, verify.CLOSES_TRUE]
+_WHOLE = [verify.WHOLE_FALSE, verify.WHOLE_TRUE]
 
 
 def _choice_probabilities(language: Language) -> np.ndarray:
@@ -60,21 +60,21 @@ def _tables(language: Language) -> tuple[np.ndarray, np.ndarray]:
     """
     probability_DxV = _choice_probabilities(language)
     operator_DxB = _operator_values(probability_DxV)
-    weight_DxSxVxB = np.zeros((language.max_depth + 1, verify._BROKEN + 1, VOCABULARY_SIZE, 2))
-    operand_DxSxBxB = np.zeros((language.max_depth + 1, verify._BROKEN + 1, 2, 2))
+    weight_DxSxVxB = np.zeros((language.max_depth + 1, verify.BROKEN + 1, VOCABULARY_SIZE, 2))
+    operand_DxSxBxB = np.zeros((language.max_depth + 1, verify.BROKEN + 1, 2, 2))
     weight_DxSxVxB[:, _CLOSES, CLOSE] = weight_DxSxVxB[:, _WHOLE, EOS] = np.eye(2)
     for depth, weight_SxVxB in enumerate(weight_DxSxVxB):
         # A node within `depth` parentheses is at that depth; an operator stands in its own parentheses.
         operator_V = probability_DxV[depth - 1] if depth else np.zeros(VOCABULARY_SIZE)
         # From the last state to the first: every token leads to a later one, whose weights sum to its h.
         for state in reversed(range(_CLOSES[0])):
-            if _WANTS_OPERAND_S[state]:
-                operand_BxB = weight_SxVxB[_AFTER_OPERAND_Sx2[state]].sum(axis=1)
+            if WANTS_OPERAND_S[state]:
+                operand_BxB = weight_SxVxB[AFTER_OPERAND_Sx2[state]].sum(axis=1)
                 operand_DxSxBxB[depth, state] = operand_BxB
                 weight_SxVxB[state, _LEAVES] = probability_DxV[depth, _LEAVES][:, None] * operand_BxB
                 weight_SxVxB[state, OPEN] = operator_DxB[depth] @ operand_BxB
             for token in (NOT, AND, OR):
-                h_B = weight_SxVxB[_AFTER_TOKEN_SxV[state, token]].sum(axis=0)
+                h_B = weight_SxVxB[AFTER_TOKEN_SxV[state, token]].sum(axis=0)
                 weight_SxVxB[state, token] = operator_V[token] * h_B
     return weight_DxSxVxB, operand_DxSxBxB
 
@@ -103,7 +103,7 @@ class Oracle:
         depths = len(self._weight_DxSxVxB)
         pair_NxDxB = np.zeros((rows, depths, 2))
         pair_NxDxB[:, 0] = self._outside_B
-        return OracleState(np.zeros(rows, int), np.full((rows, depths), verify._WANTS_EXPRESSION, np.uint8), pair_NxDxB)
+        return OracleState(np.zeros(rows, int), np.full((rows, depths), verify.WANTS_EXPRESSION, np.uint8), pair_NxDxB)
 
     def log_probs(self, state: OracleState) -> np.ndarray:
         """Log-probability of each next token, (N, V) nats; minus infinity throughout after an impossible prefix."""
@@ -119,18 +119,18 @@ class Oracle:
         """The state after one more token a row; the judge's broken state where the grammar forbids the token."""
         state_NxD, pair_NxDxB = state.state_NxD.copy(), state.pair_NxDxB.copy()
         inner_N = state_NxD[np.arange(len(token_N)), state.open_N]
-        opens_N = (token_N == OPEN) & _WANTS_OPERAND_S[inner_N] & (state.open_N < state_NxD.shape[1] - 1)
+        opens_N = (token_N == OPEN) & WANTS_OPERAND_S[inner_N] & (state.open_N < state_NxD.shape[1] - 1)
         closes_N = (token_N == CLOSE) & np.isin(inner_N, _CLOSES)
 
         row, inner = np.nonzero(opens_N)[0], inner_N[opens_N]
         top = state.open_N[row]
-        state_NxD[row, top + 1] = verify._OPENED
+        state_NxD[row, top + 1] = verify.OPENED
         pair_NxDxB[row, top + 1] = (self._operand_DxSxBxB[top, inner] @ pair_NxDxB[row, top, :, None])[..., 0]
 
-        row, value = np.nonzero(closes_N)[0], (inner_N[closes_N] == verify._CLOSES_TRUE).astype(int)
+        row, value = np.nonzero(closes_N)[0], (inner_N[closes_N] == verify.CLOSES_TRUE).astype(int)
         outer = state.open_N[row] - 1
-        state_NxD[row, outer] = _AFTER_OPERAND_Sx2[state_NxD[row, outer], value]
+        state_NxD[row, outer] = AFTER_OPERAND_Sx2[state_NxD[row, outer], value]
 
         row = np.nonzero(~(opens_N | closes_N))[0]
-        state_NxD[row, state.open_N[row]] = _AFTER_TOKEN_SxV[inner_N[row], token_N[row]]
+        state_NxD[row, state.open_N[row]] = AFTER_TOKEN_SxV[inner_N[row], token_N[row]]
         return OracleState(state.open_N + opens_N - closes_N, state_NxD, pair_NxDxB)

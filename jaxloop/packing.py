@@ -148,26 +148,37 @@ def _alike(tokens_NxT: np.ndarray, expression_SxE: np.ndarray) -> np.ndarray:
     return np.pad(np.minimum(tokens_SxE + 1, tokens_NxT.shape[1]), ((0, 0), (1, 0)))
 
 
-def lay_out(
-    tokens_NxT: jax.Array, expression_E: jax.Array, shared_E: jax.Array, place_E: jax.Array, rows: int, row_tokens: int
-) -> Rows:
-    """Write the rows of one step of a plan; traced.
+class Step(NamedTuple):
+    """What one step of a plan reads, and where each of its tokens is predicted."""
 
-    Args:
-      tokens_NxT: the sorted expressions that the plan is for.
-      expression_E, shared_E, place_E: one step of the plan.
-      rows: R, as many as the step fills, or more.
-      row_tokens: L.
-    """
-    width = tokens_NxT.shape[1]
-    tokens_ExT, depth_1xT = tokens_NxT[expression_E], jnp.arange(width)[None]
+    tokens_ExT: jax.Array  # uint8
+    place_ExT: jax.Array  # the position, counted through all rows, whose target a token is; past every row for padding
+
+
+def step_of(tokens_NxT: jax.Array, plan: Plan, step: jax.Array, positions: int) -> Step:
+    """One step of a plan for these sorted expressions, whose rows have so many positions in all; traced."""
+    expression_E, shared_E, place_E = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
+    tokens_ExT, depth_1xT = tokens_NxT[expression_E], jnp.arange(tokens_NxT.shape[1])[None]
     # A prefix lies with the first expression that has it: the last one before here that shares less than its length.
     origin_ExT = jnp.where(shared_E[:, None] <= depth_1xT, (place_E - shared_E)[:, None], -1)
     place_ExT = jax.lax.cummax(origin_ExT, axis=0) + depth_1xT
     length_Ex1 = jnp.sum(tokens_ExT != EOS, axis=1, keepdims=True)
-    place_ExT = jnp.where(depth_1xT <= length_Ex1, jnp.minimum(place_ExT, rows * row_tokens), rows * row_tokens)
+    return Step(tokens_ExT, jnp.where(depth_1xT <= length_Ex1, jnp.minimum(place_ExT, positions), positions))
+
+
+def lay_out(step: Step, rows: int, row_tokens: int) -> Rows:
+    """Write the rows of one step; traced.
+
+    Args:
+      step: what `step_of` gives for so many rows of this length.
+      rows: R, as many as the step fills, or more.
+      row_tokens: L.
+    """
+    tokens_ExT, place_ExT = step
+    width = tokens_ExT.shape[1]
     inputs_ExT = jnp.pad(tokens_ExT[:, :-1], ((0, 0), (1, 0)), constant_values=EOS)
-    depth_ExT = jnp.broadcast_to(depth_1xT, place_ExT.shape).astype(jnp.uint8 if width <= 256 else jnp.int32)
+    depth_ExT = jnp.broadcast_to(jnp.arange(width)[None], place_ExT.shape)
+    depth_ExT = depth_ExT.astype(jnp.uint8 if width <= 256 else jnp.int32)
 
     def positions(fill, dtype):
         return jnp.full(rows * row_tokens, fill, dtype).at[place_ExT]

@@ -10,13 +10,18 @@ import numpy as np
 import pandas as pd
 
 from jaxloop import metrics, report
+from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
+from jaxloop.errors import RunError
 from jaxloop.language import Language, language_of
 from jaxloop.learner import TransformerLearner
-from jaxloop.loop import Record, State, run_loops
+from jaxloop.loop import Learner, Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.references import ReferenceLearner
+from jaxloop.split import split_rows
 from jaxloop.store import RunFolder
+from jaxloop.yardsticks import WHOLE, Yardsticks, is_due
 
 
 class Display(Protocol):
@@ -25,7 +30,7 @@ class Display(Protocol):
     def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
         """The run begins, or goes on: which loops, where each stands, and metrics.csv so far."""
 
-    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
+    def watch(self, loops: list[Loop], trained_share: float) -> None:
         """These loops are being computed; called several times a second."""
 
     def finished(self, loop: Loop, generation: int, columns: dict) -> None:
@@ -46,39 +51,51 @@ class LanguageSource(NamedTuple):
         return self.language.draw(generator, rows, self.width)
 
 
-def tables_of(record: Record, judgement: metrics.Judgement, source_entropy_nats: float) -> dict[str, list[dict]]:
+def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement, dict[str, list[dict]]]:
     """All that is measured of one generation of one loop, as rows of the run folder's tables."""
-    loop, state, outcome = record.loop, record.state, record.outcome
+    loop, state, outcome, spent = record.loop, record.state, record.outcome, record.seconds
     place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
     begun = time.perf_counter()
+    judgement = metrics.verdicts(state.sampled_NxT)
+    structure_due = is_due(loop.config.measure.structure_every_generations, state.generation)
+    distances, tails = yardsticks.measure(record, judgement)
     columns = {
         **place,
         **loop.axes,
+        "control": int(loop.config.cycle.fresh_only),
         **metrics.measure_rows(state.sampled_NxT, judgement),
+        **metrics.measure_structure(state.sampled_NxT, judgement, structure_due),
         **metrics.measure_training(state.sampled_NxT, state.carry.training),
-        "held_out_nats": outcome.held_out_nats,
-        "source_entropy_nats": source_entropy_nats,
-        "validation_nats": outcome.validation_nats,
-        "training_nats_per_token": outcome.training_nats,
-        "training_steps": outcome.steps,
+        "source_entropy_nats": yardsticks.source_entropy_nats,
+        **distances,
+        **outcome.columns,
     }
+    top = metrics.top_samples(state.sampled_NxT, judgement)
     seconds = {
-        "train_seconds": round(record.train_seconds, 3),
-        "sample_seconds": round(record.sample_seconds, 3),
-        "measure_seconds": round(time.perf_counter() - begun, 3),
+        "train_seconds": spent.train,
+        "sample_seconds": spent.sample,
+        "probe_seconds": sum(seconds for name, seconds in spent.probes.items() if name != WHOLE),
+        "enumerate_seconds": spent.probes.get(WHOLE, 0.0),
+        "measure_seconds": time.perf_counter() - begun,
     }
-    return {
+    return judgement, {
         "metrics": [columns],
-        "timings": [{**place, **seconds}],
+        "tails": [{**place, **row} for row in tails],
+        "timings": [{**place, **{name: round(value, 4) for name, value in seconds.items()}}],
         "provenance": [
             {**place, "kind": kind, "from_generation": origin, "rows": count}
             for kind, origin, count in provenance_counts(state.carry.training)
         ],
         "top_samples": [
             {**place, "rank": rank, "count": count, "verdict": verdict, "text": text}
-            for rank, (text, count, verdict) in enumerate(metrics.top_samples(state.sampled_NxT, judgement), start=1)
+            for rank, (text, count, verdict) in enumerate(top, start=1)
         ],
     }
+
+
+def make_learner(name: str, config: Config, loop_count: int) -> Learner:
+    """The learner of this name, for so many loops."""
+    return TransformerLearner(config, loop_count) if name == "transformer" else ReferenceLearner()
 
 
 def run(
@@ -112,30 +129,41 @@ def run(
     language = language_of(config.language)
     all_loops = loops(config)
     with RunFolder(path, config, command, overwrite) as folder:
+        yardsticks = Yardsticks(config, language)
         states = {loop.index: state for loop in all_loops if (state := folder.restore(loop, display.warn))}
         folder.drop_unfinished(states)
-        display.begin(all_loops, states, report.as_frame(folder.rows("metrics")))
+        display.begin(all_loops, states, report.as_frame(folder.rows("metrics"), "metrics"))
 
         def keep(record: Record) -> None:
-            judgement = metrics.verdicts(record.state.sampled_NxT)
-            tables = tables_of(record, judgement, language.entropy_nats)
-            folder.save(record.loop, record.state, judgement, record.outcome.parameters, tables)
+            judgement, tables = tables_of(record, yardsticks)
+            folder.save(record, judgement, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
-        def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
+        def watch(computed: list[Loop], trained_share: float) -> None:
             if stop_requested():
                 raise KeyboardInterrupt
-            display.watch(computed, generation, trained_share)
+            display.watch(computed, trained_share)
 
+        diverged = []
         try:
             source = LanguageSource(language, config.model.context_tokens)
-            learner = TransformerLearner(config, len(all_loops))
-            run_loops(all_loops, states, source, learner, keep, watch)
+            for name in dict.fromkeys(loop.config.learner.name for loop in all_loops):
+                group = [loop for loop in all_loops if loop.config.learner.name == name]
+                learner = make_learner(name, config, len(group))
+                diverged += run_loops(group, states, source, learner, yardsticks.probes(learner), keep, watch)
         except BaseException:
             with contextlib.suppress(OSError):
                 close(folder, config)
             raise
-        return close(folder, config)
+        figure = close(folder, config)
+    if diverged:
+        where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
+        rate = diverged[0][0].config.train.learning_rate
+        raise RunError(
+            f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
+            f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
+        )
+    return figure
 
 
 def close(folder: RunFolder, config: Config) -> Path | None:
@@ -144,4 +172,9 @@ def close(folder: RunFolder, config: Config) -> Path | None:
     rows = folder.rows("metrics")
     if not rows:
         return None
-    return report.draw_overview(report.as_frame(rows), list(config.grid), folder.path / "figures" / "overview.png")
+    frame, axes = report.as_frame(rows, "metrics"), list(config.grid)
+    tails = report.as_frame(folder.rows("tails"), "tails")
+    folder.write_derived("collapse", collapse_rows(frame, tails, axes))
+    folder.write_derived("half_lives", half_life_rows(frame, tails, axes))
+    folder.write_derived("split", split_rows(frame, axes))
+    return report.draw_overview(frame, tails, axes, folder.path / "figures" / "overview.png")

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxloop.model import Cache, Model
+from jaxloop.population import most_of_mapped
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
 # The model reads this many positions first, then twice as many, and so on.
@@ -49,6 +50,7 @@ class Tree(NamedTuple):
     token_P: jax.Array  # the last of each prefix, uint8
     node_PxT: jax.Array  # the nodes of what each prefix begins with, root first
     tokens_TxN: jax.Array  # uint8
+    log_prob_N: jax.Array  # nats, of what each sequence has written so far
     work: Work
 
 
@@ -65,27 +67,17 @@ def chunk_prefixes(batch_rows: int) -> int:
     return min(32 if jax.default_backend() == "cpu" else 512, batch_rows)
 
 
-@jax.custom_batching.custom_vmap
-def _most(count: jax.Array) -> jax.Array:
-    """The greatest of the loops mapped together: where the bounds of a loop differ, JAX copies all that it holds."""
-    return count
-
-
-@_most.def_vmap
-def _most_of_mapped(axis_size, in_batched, counts):
-    return jnp.max(counts, axis=0), False
-
-
 def batch_count(rows: int, batch_rows: int) -> int:
     """Into how many batches, alike in size, the rows are divided."""
     return -(-rows // batch_rows)
 
 
 def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callable:
-    """Build `sample(parameters, key, temperature, Batches) -> tokens_NxT, Work`.
+    """Build `sample(parameters, key, temperature, Batches) -> tokens_NxT, log_prob_N, Work`.
 
-    The rows are uint8, `<eos>` from the end of each on. Batches are written one after the other; the rows of those that
-    are not asked for are nothing but `<eos>`, which is the greatest token, and cost nothing.
+    The rows are uint8, `<eos>` from the end of each on, with the log-probability (nats) at which the model, at this
+    temperature, writes each. Batches are written one after the other; the rows of those that are not asked for are
+    nothing but `<eos>`, which is the greatest token, with a log-probability of 0, and cost nothing.
     """
     count = batch_count(rows, batch_rows)
     size = -(-rows // count)
@@ -93,7 +85,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
     places = -(-size // chunk) * chunk
 
     def chunks_of(tree: Tree) -> jax.Array:
-        return -(-_most(tree.prefix_count) // chunk)
+        return -(-most_of_mapped(tree.prefix_count) // chunk)
 
     def read(parameters: dict, tree: Tree, cache: Cache, positions: int):
         """Logits of all prefixes, (P, V), whose nodes are added to the cache."""
@@ -112,8 +104,8 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
 
         return jax.lax.fori_loop(0, chunks_of(tree), read_chunk, (jnp.zeros((places, VOCABULARY_SIZE)), cache))
 
-    def grow(tree: Tree, token_N: jax.Array) -> Tree:
-        """The tree in which each sequence that is not finished goes on with this token."""
+    def grow(tree: Tree, token_N: jax.Array, log_prob_N: jax.Array) -> Tree:
+        """The tree in which each sequence that is not finished goes on with this token, of this log-probability."""
         # A branch is a prefix and a next token; those that somebody takes are numbered in order.
         branch_N = jnp.where(token_N == EOS, places * VOCABULARY_SIZE, tree.prefix_N * VOCABULARY_SIZE + token_N)
         taken = jnp.zeros(places * VOCABULARY_SIZE, jnp.int32).at[branch_N].set(1, mode="drop")
@@ -125,26 +117,30 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
         return Tree(
             position=tree.position + 1,
             prefix_count=number[-1],
-            first_node=tree.first_node + _most(tree.prefix_count),
+            first_node=tree.first_node + most_of_mapped(tree.prefix_count),
             prefix_N=prefix_N,
             token_P=jnp.zeros(places, jnp.uint8).at[prefix_N].set(token_N, mode="drop"),
             node_PxT=jnp.where(is_parents_1xT, parents_node_Px1, tree.node_PxT[parent_P]),
             tokens_TxN=tree.tokens_TxN.at[tree.position].set(token_N),
+            log_prob_N=tree.log_prob_N + log_prob_N,
             work=Work(tree.work.read + tree.prefix_count, tree.work.computed + chunks_of(tree) * chunk),
         )
 
     def sample(parameters: dict, key: jax.Array, temperature: jax.Array, batches: Batches):
         def write_batch(turn, carry):
-            tokens, work, cache = carry
+            tokens, log_prob, work, cache = carry
             index, asked_for = batches.first + turn, turn < batches.count
             keys_N = jax.vmap(lambda sequence: jax.random.fold_in(key, sequence))(index * size + jnp.arange(size))
             uniform_TxN = jax.vmap(lambda sequence_key: jax.random.uniform(sequence_key, (width,)), out_axes=1)(keys_N)
 
             def write_position(tree, cache, positions):
                 logits_PxV, cache = read(parameters, tree, cache, positions)
-                logits_NxV = logits_PxV.at[tree.prefix_N].get(mode="clip")
-                token_N = choose(logits_NxV / temperature, uniform_TxN[tree.position])
-                return grow(tree, jnp.where(tree.prefix_N < places, token_N, jnp.uint8(EOS))), cache
+                logits_NxV = logits_PxV.at[tree.prefix_N].get(mode="clip") / temperature
+                token_N = choose(logits_NxV, uniform_TxN[tree.position])
+                log_prob_Nx1 = jnp.take_along_axis(jax.nn.log_softmax(logits_NxV), token_N[:, None], axis=1)
+                goes_on_N = tree.prefix_N < places
+                token_N = jnp.where(goes_on_N, token_N, jnp.uint8(EOS))
+                return grow(tree, token_N, jnp.where(goes_on_N, log_prob_Nx1[:, 0], 0)), cache
 
             tree = Tree(
                 position=jnp.int32(0),
@@ -154,23 +150,29 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
                 token_P=jnp.full(places, EOS, jnp.uint8),
                 node_PxT=jnp.zeros((places, width), jnp.int32),
                 tokens_TxN=jnp.full((width, size), EOS, jnp.uint8),
+                log_prob_N=jnp.zeros(size),
                 work=work,
             )
             positions = 0
             while positions < width:
                 positions = min(max(2 * positions, _SHORTEST_READ), width)
                 tree, cache = jax.lax.while_loop(
-                    lambda carry, end=positions: (carry[0].position < end) & (_most(carry[0].prefix_count) > 0),
+                    lambda carry, end=positions: (
+                        (carry[0].position < end) & (most_of_mapped(carry[0].prefix_count) > 0)
+                    ),
                     lambda carry, positions=positions: write_position(*carry, positions),
                     (tree, cache),
                 )
             index = jnp.where(asked_for, index, count)
-            return tokens.at[index].set(tree.tokens_TxN.T, mode="drop"), tree.work, cache
+            tokens = tokens.at[index].set(tree.tokens_TxN.T, mode="drop")
+            return tokens, log_prob.at[index].set(tree.log_prob_N, mode="drop"), tree.work, cache
 
         # One node each for all that a batch could write, and room for a chunk's unused places.
         cache = model.init_cache(size * width + chunk)
-        nothing = jnp.full((count, size, width), EOS, jnp.uint8), Work(jnp.int32(0), jnp.int32(0)), cache
-        tokens, work, _ = jax.lax.fori_loop(0, _most(batches.count), write_batch, nothing)
-        return tokens.reshape(-1, width)[:rows], work
+        nothing = jnp.full((count, size, width), EOS, jnp.uint8), jnp.zeros((count, size))
+        tokens, log_prob, work, _ = jax.lax.fori_loop(
+            0, most_of_mapped(batches.count), write_batch, (*nothing, Work(jnp.int32(0), jnp.int32(0)), cache)
+        )
+        return tokens.reshape(-1, width)[:rows], log_prob.reshape(-1)[:rows], work
 
     return sample

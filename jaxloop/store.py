@@ -2,11 +2,14 @@
 
     config.toml            the resolved settings
     metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
+    tails.csv              survival of the source's tails: a row per class of expressions
+    collapse.csv, half_lives.csv, split.csv     what collapsed, in which meaning of the word, when, and why
     timings.csv            seconds of the same rows
     provenance.csv         rows of each training set by where they came from
     top_samples.csv        the most frequent samples
     samples/loop_000/generation_000.npz     every sample, and what the judge said of it
-    checkpoints/loop_000/0                  Orbax: the carry of the loop, and its model's parameters (the last two)
+    checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
+    checkpoints/loop_000/0/parameters       Orbax: its model's parameters, where it has any
     figures/
     manifest.json          versions, device, cores, commands and their seconds
 
@@ -35,13 +38,15 @@ from jaxloop import __version__
 from jaxloop.config import Config, Loop, differences, dump, load
 from jaxloop.cycles import Carry, Rows
 from jaxloop.errors import InputError, RunError
-from jaxloop.loop import State
+from jaxloop.loop import Record, State
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
 
-_SECTIONS = {"language", "cycle", "model", "train", "sample", "measure"}
-_TABLES = ("metrics", "timings", "provenance", "top_samples")
+_SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
+# Tables by loop and generation; the last one has rows of those generations only in which it is measured.
+_TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
+_DERIVED = ("collapse", "half_lives", "split")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
 
 
@@ -82,6 +87,8 @@ class RunFolder:
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
         # Rows of each table, by loop and generation, as they stand in the file.
         self._tables: dict[str, dict[tuple[int, int], list[dict]]] = {name: {} for name in _TABLES}
+        # The same as text: a run of many loops would spend its time on writing numbers out again.
+        self._texts: dict[str, dict[tuple[int, int], str]] = {name: {} for name in _TABLES}
         self._lock_file = None
         try:
             self._open(dump(config), overwrite)
@@ -113,7 +120,7 @@ class RunFolder:
             # config.toml goes last, so that a folder half deleted is still known as a run folder.
             for folder in (*self.path.glob("checkpoints/loop_*"), *self.path.glob("samples/loop_*")):
                 shutil.rmtree(folder)
-            files = [self.path / f"{name}.csv" for name in _TABLES]
+            files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
             for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
         if config_path.exists():
@@ -162,7 +169,7 @@ class RunFolder:
     def _require_results(self, loop: Loop, generation: int, folder: Path) -> None:
         """Refuse if anything is missing of the generations that a checkpoint stands for."""
         for earlier in range(generation + 1):
-            for name, table in self._tables.items():
+            for name, table in list(self._tables.items())[:-1]:
                 found = len(table.get((loop.index, earlier), ()))
                 if not found or (found > 1 and name in ("metrics", "timings")):
                     raise InputError(
@@ -180,8 +187,6 @@ class RunFolder:
         Raises:
           InputError: results or checkpoints are missing or damaged, so that going on would lose what was measured.
         """
-        import orbax.checkpoint as ocp
-
         folder = self._loop_folder("checkpoints", loop)
         generations = sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit()), reverse=True)
         measured = max((earlier for index, earlier in self._tables["metrics"] if index == loop.index), default=-1)
@@ -200,13 +205,11 @@ class RunFolder:
                 warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
                 continue
             self._require_results(loop, generation, folder)
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                tree = checkpointer.restore(checkpoint.absolute())
-            training = Rows(*(tree["training"][name] for name in Rows._fields))
-            archive = Rows(*(tree["archive"][name] for name in Rows._fields)) if "archive" in tree else None
-            return State(
-                generation, Carry(training, archive or training.take(slice(0))), np.asarray(tree["sampled_NxT"])
-            )
+            with np.load(checkpoint / "state.npz", allow_pickle=False) as saved:
+                training, archive = (
+                    Rows(*(saved[f"{name}.{field}"] for field in Rows._fields)) for name in Carry._fields
+                )
+                return State(generation, Carry(training, archive), saved["sampled_NxT"])
         if generations:
             raise InputError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
         return None
@@ -220,25 +223,29 @@ class RunFolder:
 
     def rows(self, table: str) -> list[dict]:
         """All rows of a table, by generation and loop."""
-        ordered = sorted(self._tables[table].items(), key=lambda item: (item[0][1], item[0][0]))
-        return [row for _, rows in ordered for row in rows]
+        return [row for place in self._places(table) for row in self._tables[table][place]]
 
-    def save(
-        self, loop: Loop, state: State, judgement: Judgement, parameters: dict, tables: dict[str, list[dict]]
-    ) -> None:
+    def _places(self, table: str) -> list[tuple[int, int]]:
+        """(loop, generation) of all that a table holds, by generation and loop."""
+        return sorted(self._tables[table], key=lambda place: (place[1], place[0]))
+
+    def save(self, record: Record, judgement: Judgement, tables: dict[str, list[dict]]) -> None:
         """Keep one finished generation of one loop.
 
         Raises:
           RunError: the disk is full or cannot be written; what was saved before is whole.
         """
+        loop, state, outcome = record.loop, record.state, record.outcome
         try:
-            self._save_samples(loop, state, judgement)
+            self._save_samples(loop, state, judgement, outcome.sampled_log_prob_N)
             for name, rows in tables.items():
-                self._tables[name][loop.index, state.generation] = [
-                    {key: _cell(value) for key, value in row.items()} for row in rows
-                ]
-                self._write_table(name)
-            self._save_checkpoint(loop, state, parameters)
+                if rows:
+                    self._tables[name][loop.index, state.generation] = [
+                        {key: _cell(value) for key, value in row.items()} for row in rows
+                    ]
+                    self._texts[name].pop((loop.index, state.generation), None)
+                    self._write_table(name)
+            self._save_checkpoint(loop, state, outcome.parameters)
         except OSError as error:
             raise RunError(
                 f"{self.path}: generation {state.generation} of loop {loop.index} could not be written: "
@@ -248,7 +255,7 @@ class RunFolder:
     def _samples_path(self, loop: Loop, generation: int) -> Path:
         return self._loop_folder("samples", loop) / f"generation_{generation:03d}.npz"
 
-    def _save_samples(self, loop: Loop, state: State, judgement: Judgement) -> None:
+    def _save_samples(self, loop: Loop, state: State, judgement: Judgement, log_prob_N: np.ndarray) -> None:
         path = self._samples_path(loop, state.generation)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
@@ -258,38 +265,42 @@ class RunFolder:
             verdict=judgement.verdict_N,
             fault=judgement.fault_N,
             depth=judgement.depth_N,
+            log_prob=log_prob_N,
         )
         write_whole(path, content.getvalue())
 
     def _write_table(self, name: str) -> None:
-        rows = self.rows(name)
-        content = io.StringIO()
-        writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.path / f"{name}.csv", content.getvalue().encode())
+        table, texts, places = self._tables[name], self._texts[name], self._places(name)
+        for place in table.keys() - texts.keys():
+            texts[place] = _csv_text(table[place], header=False)
+        header = _csv_text(table[places[0]][:1], header=True).splitlines(keepends=True)[0]
+        content = header + "".join(texts[place] for place in places)
+        write_whole(self.path / f"{name}.csv", content.encode())
+
+    def write_derived(self, name: str, rows: list[dict]) -> None:
+        """Write a table that is made of the others, or none where it has no rows."""
+        if not rows:
+            (self.path / f"{name}.csv").unlink(missing_ok=True)
+            return
+        cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+        write_whole(self.path / f"{name}.csv", _csv_text(cells, header=True).encode())
 
     def _save_checkpoint(self, loop: Loop, state: State, parameters: dict) -> None:
-        import orbax.checkpoint as ocp
-
         folder = self._loop_folder("checkpoints", loop)
-        folder.mkdir(parents=True, exist_ok=True)
-        tree = {
-            "training": state.carry.training._asdict(),
-            "sampled_NxT": state.sampled_NxT,
-            "parameters": parameters,
-        }
-        if len(state.carry.archive.kind_N):  # Orbax takes no empty arrays.
-            tree["archive"] = state.carry.archive._asdict()
-        checkpoint = folder / str(state.generation)
-        seal = folder / f"{state.generation}.sha256"
+        checkpoint, seal = folder / str(state.generation), folder / f"{state.generation}.sha256"
         seal.unlink(missing_ok=True)
-        try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(checkpoint.absolute(), tree, force=True)
-        except ValueError as error:  # How TensorStore reports what the disk refuses.
-            full = os.strerror(errno.ENOSPC)
-            raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        checkpoint.mkdir(parents=True)
+        content = io.BytesIO()
+        carried = {
+            f"{name}.{field}": array
+            for name, rows in state.carry._asdict().items()
+            for field, array in rows._asdict().items()
+        }
+        np.savez(content, sampled_NxT=state.sampled_NxT, **carried)
+        write_whole(checkpoint / "state.npz", content.getvalue())
+        if parameters:
+            _save_parameters(checkpoint / "parameters", parameters)
         write_whole(seal, _digest(checkpoint).encode())
         for old_seal in folder.glob("*.sha256"):
             if old_seal.stem.isdigit() and int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
@@ -320,6 +331,28 @@ class RunFolder:
             }
         )
         write_whole(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
+
+
+def _csv_text(rows: list[dict], header: bool) -> str:
+    """Rows with the same columns as lines of a CSV file."""
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
+def _save_parameters(path: Path, parameters: dict) -> None:
+    """Write a model's parameters with Orbax."""
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute(), parameters)
+    except ValueError as error:  # How TensorStore reports what the disk refuses.
+        full = os.strerror(errno.ENOSPC)
+        raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
 
 
 def _cell(value) -> str:

@@ -13,7 +13,7 @@ import optax
 
 from jaxloop.config import TrainSettings
 from jaxloop.model import Model
-from jaxloop.packing import Plan, Rows, RowShape, lay_out, most_rows
+from jaxloop.packing import Plan, Rows, RowShape, Step, lay_out, most_rows, step_of
 
 
 class Corpus(NamedTuple):
@@ -44,24 +44,28 @@ class Training(NamedTuple):
 
 
 def make_read(width: int, expressions: int, shape: RowShape) -> Callable:
-    """Build `read(corpus, step) -> Rows, chunks`: the rows of a step, and how many chunks of them hold something."""
+    """Build `read(corpus, step) -> Step, Rows, chunks`: a step, its rows, and how many chunks hold something."""
     size = shape.chunk_rows
     capacity = -(-most_rows(expressions, width, shape.row_tokens) // size) * size
 
-    def read(corpus: Corpus, step: jax.Array) -> tuple[Rows, jax.Array]:
-        plan = corpus.plan
-        of_step = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
-        rows = lay_out(corpus.tokens_NxT, *of_step, capacity, shape.row_tokens)
-        return rows, (plan.row_count_S[step] + size - 1) // size
+    def read(corpus: Corpus, step: jax.Array) -> tuple[Step, Rows, jax.Array]:
+        of_step = step_of(corpus.tokens_NxT, corpus.plan, step, capacity * shape.row_tokens)
+        rows = lay_out(of_step, capacity, shape.row_tokens)
+        return of_step, rows, (corpus.plan.row_count_S[step] + size - 1) // size
 
     return read
+
+
+def take_chunk(rows: Rows, chunk: jax.Array, size: int) -> Rows:
+    """One chunk of so many rows."""
+    return Rows(*(jax.lax.dynamic_slice_in_dim(array, chunk * size, size) for array in rows))
 
 
 def chunk_nats(
     model: Model, size: int, parameters: dict, rows: Rows, chunk: jax.Array, key: jax.Array | None = None
 ) -> jax.Array:
     """Negative log-likelihood in nats, summed over all targets of one chunk of so many rows."""
-    inputs_RxL, depth_RxL, targets_RxLxV = (jax.lax.dynamic_slice_in_dim(array, chunk * size, size) for array in rows)
+    inputs_RxL, depth_RxL, targets_RxLxV = take_chunk(rows, chunk, size)
     logits_RxLxV = model.apply(parameters, inputs_RxL, depth_RxL, key)
     return -jnp.sum(targets_RxLxV * jax.nn.log_softmax(logits_RxLxV))
 
@@ -74,7 +78,7 @@ def make_evaluate(model: Model, width: int, expressions: int, shape: RowShape) -
     read = make_read(width, expressions, shape)
 
     def evaluate(parameters: dict, corpus: Corpus, active: jax.Array) -> jax.Array:
-        rows, chunks = read(corpus, 0)
+        _, rows, chunks = read(corpus, 0)
 
         def add_chunk(chunk, total):
             return total + chunk_nats(model, shape.chunk_rows, parameters, rows, chunk)
@@ -149,7 +153,7 @@ def make_train(
 
         def take_step(step, carry):
             parameters, optimiser_state, _ = carry
-            rows, chunks = read(training, step)
+            _, rows, chunks = read(training, step)
             key = jax.random.fold_in(dropout_key, step)
 
             def add_chunk(chunk, total):

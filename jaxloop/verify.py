@@ -35,49 +35,49 @@ class Judgement(NamedTuple):
 # What an open parenthesis has seen so far. Where the left operand decides (`False and`, `True or`), the
 # right one cannot change the result; otherwise the result is the right operand.
 (
-    _WANTS_EXPRESSION,  # the whole row, nothing read
-    _WHOLE_FALSE,
-    _WHOLE_TRUE,
-    _OPENED,  # "("
-    _NEGATES,  # "( not"
-    _LEFT_FALSE,  # "( False"
-    _LEFT_TRUE,
-    _IS_RIGHT,  # "( True and", "( False or"
-    _IS_FALSE,  # "( False and"
-    _IS_TRUE,  # "( True or"
-    _CLOSES_FALSE,  # all but ")"
-    _CLOSES_TRUE,
-    _BROKEN,
+    WANTS_EXPRESSION,  # the whole row, nothing read
+    WHOLE_FALSE,
+    WHOLE_TRUE,
+    OPENED,  # "("
+    NEGATES,  # "( not"
+    LEFT_FALSE,  # "( False"
+    LEFT_TRUE,
+    IS_RIGHT,  # "( True and", "( False or"
+    IS_FALSE,  # "( False and"
+    IS_TRUE,  # "( True or"
+    CLOSES_FALSE,  # all but ")"
+    CLOSES_TRUE,
+    BROKEN,
 ) = range(13)
 
 
 def _transition_tables() -> tuple[np.ndarray, np.ndarray]:
     """Where a finished operand (states x False/True), or a token (states x tokens), takes the innermost state."""
-    after_operand_Sx2 = np.full((_BROKEN + 1, 2), _BROKEN, np.uint8)
-    after_operand_Sx2[_WANTS_EXPRESSION] = _WHOLE_FALSE, _WHOLE_TRUE
-    after_operand_Sx2[_OPENED] = _LEFT_FALSE, _LEFT_TRUE
-    after_operand_Sx2[_NEGATES] = _CLOSES_TRUE, _CLOSES_FALSE
-    after_operand_Sx2[_IS_RIGHT] = _CLOSES_FALSE, _CLOSES_TRUE
-    after_operand_Sx2[_IS_FALSE] = _CLOSES_FALSE
-    after_operand_Sx2[_IS_TRUE] = _CLOSES_TRUE
+    after_operand_Sx2 = np.full((BROKEN + 1, 2), BROKEN, np.uint8)
+    after_operand_Sx2[WANTS_EXPRESSION] = WHOLE_FALSE, WHOLE_TRUE
+    after_operand_Sx2[OPENED] = LEFT_FALSE, LEFT_TRUE
+    after_operand_Sx2[NEGATES] = CLOSES_TRUE, CLOSES_FALSE
+    after_operand_Sx2[IS_RIGHT] = CLOSES_FALSE, CLOSES_TRUE
+    after_operand_Sx2[IS_FALSE] = CLOSES_FALSE
+    after_operand_Sx2[IS_TRUE] = CLOSES_TRUE
 
-    after_token_SxV = np.full((_BROKEN + 1, VOCABULARY_SIZE), _BROKEN, np.uint8)
+    after_token_SxV = np.full((BROKEN + 1, VOCABULARY_SIZE), BROKEN, np.uint8)
     after_token_SxV[:, FALSE] = after_operand_Sx2[:, 0]
     after_token_SxV[:, TRUE] = after_operand_Sx2[:, 1]
-    after_token_SxV[_OPENED, NOT] = _NEGATES
-    after_token_SxV[_LEFT_FALSE, [AND, OR]] = _IS_FALSE, _IS_RIGHT
-    after_token_SxV[_LEFT_TRUE, [AND, OR]] = _IS_RIGHT, _IS_TRUE
+    after_token_SxV[OPENED, NOT] = NEGATES
+    after_token_SxV[LEFT_FALSE, [AND, OR]] = IS_FALSE, IS_RIGHT
+    after_token_SxV[LEFT_TRUE, [AND, OR]] = IS_RIGHT, IS_TRUE
     return after_operand_Sx2, after_token_SxV
 
 
-_AFTER_OPERAND_Sx2, _AFTER_TOKEN_SxV = _transition_tables()
-_WANTS_OPERAND_S = _AFTER_OPERAND_Sx2[:, 0] != _BROKEN
+AFTER_OPERAND_Sx2, AFTER_TOKEN_SxV = _transition_tables()
+WANTS_OPERAND_S = AFTER_OPERAND_Sx2[:, 0] != BROKEN
 
 
 def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Verdict, fault and depth of one row."""
-    after_operand, after_token = jnp.asarray(_AFTER_OPERAND_Sx2), jnp.asarray(_AFTER_TOKEN_SxV)
-    wants_operand = jnp.asarray(_WANTS_OPERAND_S)
+    after_operand, after_token = jnp.asarray(AFTER_OPERAND_Sx2), jnp.asarray(AFTER_TOKEN_SxV)
+    wants_operand = jnp.asarray(WANTS_OPERAND_S)
 
     def read(carry, token):
         state, open_count, depth, ended, enclosing_T = carry
@@ -85,15 +85,15 @@ def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         # Writing at every step, kept or not, and before reading, lets XLA update the stack in place.
         enclosing_T = enclosing_T.at[open_count].set(state)
         opens = (token == OPEN) & wants_operand[state]
-        closes = (token == CLOSE) & ((state == _CLOSES_FALSE) | (state == _CLOSES_TRUE))
-        operand = (state == _CLOSES_TRUE).astype(jnp.int32)
+        closes = (token == CLOSE) & ((state == CLOSES_FALSE) | (state == CLOSES_TRUE))
+        operand = (state == CLOSES_TRUE).astype(jnp.int32)
         moved = jnp.where(
             opens,
-            jnp.uint8(_OPENED),
+            jnp.uint8(OPENED),
             jnp.where(
                 closes,
                 after_operand[enclosing_T[open_count - 1], operand],
-                jnp.where(token < VOCABULARY_SIZE, after_token[state, token], jnp.uint8(_BROKEN)),
+                jnp.where(token < VOCABULARY_SIZE, after_token[state, token], jnp.uint8(BROKEN)),
             ),
         )
         state = jnp.where(ended, state, moved)
@@ -101,12 +101,12 @@ def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         return (state, open_count, jnp.maximum(depth, open_count), ended, enclosing_T), None
 
     zero = row_T[0].astype(jnp.int32) * 0
-    start = (jnp.uint8(_WANTS_EXPRESSION) + zero.astype(jnp.uint8), zero, zero, zero > 0, jnp.zeros_like(row_T))
+    start = (jnp.uint8(WANTS_EXPRESSION) + zero.astype(jnp.uint8), zero, zero, zero > 0, jnp.zeros_like(row_T))
     (state, _, depth, ended, _), _ = jax.lax.scan(read, start, row_T)
 
-    whole = (state == _WHOLE_FALSE) | (state == _WHOLE_TRUE)
-    fault = jnp.select([row_T[0] == EOS, state == _BROKEN, ~(whole & ended)], [EMPTY, SYNTAX, UNFINISHED], NO_FAULT)
-    verdict = jnp.where(fault != NO_FAULT, INVALID, jnp.where(state == _WHOLE_TRUE, TRUE_VERDICT, FALSE_VERDICT))
+    whole = (state == WHOLE_FALSE) | (state == WHOLE_TRUE)
+    fault = jnp.select([row_T[0] == EOS, state == BROKEN, ~(whole & ended)], [EMPTY, SYNTAX, UNFINISHED], NO_FAULT)
+    verdict = jnp.where(fault != NO_FAULT, INVALID, jnp.where(state == WHOLE_TRUE, TRUE_VERDICT, FALSE_VERDICT))
     return verdict.astype(jnp.int8), fault.astype(jnp.int8), depth
 
 

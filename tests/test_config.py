@@ -3,10 +3,11 @@
 import itertools
 import tomllib
 
+import numpy as np
 import pytest
 
 from jaxloop import config as config_module
-from jaxloop.config import KNOBS, Config, describe, differences, dump, load, loops, preset_folder, preset_names
+from jaxloop.config import AXES, KNOBS, Config, describe, differences, dump, load, loops, preset_folder, preset_names
 from jaxloop.errors import InputError
 from jaxloop.language import Language
 
@@ -54,8 +55,10 @@ def test_presets_are_the_files():
 def test_preset_loads_and_expands(name):
     """Catches a preset that the schema refuses, and loops that are lost or doubled."""
     config = load(name)
+    assert config.controls
     cells = list(itertools.product(*config.grid.values()))
-    found = loops(config)
+    found = loops(config.model_copy(update={"controls": False}))
+    assert loops(config)[: len(found)] == found
     assert [loop.index for loop in found] == list(range(len(cells) * len(config.seeds)))
     assert [(tuple(loop.axes.values()), loop.seed) for loop in found] == list(itertools.product(cells, config.seeds))
 
@@ -68,7 +71,7 @@ def test_preset_holds_only_what_differs(name):
     same = [
         f"{section}.{key}"
         for section, settings in table.items()
-        if section not in ("grid", "seeds")
+        if section not in ("grid", "seeds", "controls")
         for key, value in settings.items()
         if value == defaults[section][key]
     ]
@@ -92,20 +95,20 @@ def test_paper_presets_have_the_paper_sizes():
 def test_describe_lists_every_setting():
     """Catches a setting that the documentation leaves out, or states with a default that it does not have."""
     defaults = Config().model_dump(exclude={"grid"})
-    expected = {"seeds": defaults.pop("seeds")}
+    expected = {name: defaults.pop(name) for name in ("seeds", "controls")}
     expected |= {f"{section}.{key}": value for section, keys in defaults.items() for key, value in keys.items()}
     rows = describe()
     assert sorted(row[0] for row in rows) == sorted(expected)
     for name, default, allowed, kind, meaning in rows:
         assert (None if default == "unset" else tomllib.loads(f"x = {default}")["x"]) == expected[name]
-        assert kind == ("knob" if name in KNOBS else "static")
+        assert kind == ("knob" if name in KNOBS else "axis" if name in AXES else "static")
         assert len(meaning) > 10
         assert allowed
 
 
 def test_knobs_are_settings():
     """Catches an axis of the grid that is renamed in the schema only."""
-    assert set(KNOBS) <= {row[0] for row in describe()}
+    assert set(KNOBS) < set(AXES) <= {row[0] for row in describe()}
 
 
 # Overrides
@@ -175,7 +178,10 @@ def test_override_of_another_setting_keeps_the_axes():
 
 def test_loops_are_the_product_of_axes_and_seeds():
     """Catches cells whose values are not in their config, and an order other than seeds within cells."""
-    found = loops(load("quick", ["seeds=[4,2]", "grid.sample.temperature=[0.5,2]", "grid.train.learning_rate=[0.1]"]))
+    plain = ["controls=false", "learner.name=transformer"]
+    found = loops(
+        load("quick", [*plain, "seeds=[4,2]", "grid.sample.temperature=[0.5,2]", "grid.train.learning_rate=[0.1]"])
+    )
     expected = itertools.product((0.0, 0.5), (0.5, 2), (0.1,), (4, 2))
     for index, (loop, values) in enumerate(zip(found, expected, strict=True)):
         cell = loop.config
@@ -186,6 +192,43 @@ def test_loops_are_the_product_of_axes_and_seeds():
         assert (
             (cell.cycle.rows, cell.model.context_tokens) == (load("quick").cycle.rows, 16) != (Config().cycle.rows, 128)
         )
+
+
+def test_controls_are_the_cells_on_fresh_data_only():
+    """Catches a control that is missing for a cell, doubled, trained on samples, or otherwise unlike its cell."""
+    overrides = ["seeds=[4,2]", "grid.cycle.fresh_share=[0.0,0.5]", "grid.sample.temperature=[0.5,2]"]
+    plain = loops(load("quick", [*overrides, "controls=false", "learner.name=transformer"]))
+    found = loops(load("quick", [*overrides, "controls=true", "learner.name=transformer"]))
+    assert found[:8] == plain, "cells keep their numbers"
+    assert [loop.index for loop in found] == list(range(12))
+    controls = [(loop.axes["cycle.fresh_share"], loop.axes["sample.temperature"], loop.seed) for loop in found[8:]]
+    assert controls == [(1.0, 0.5, 4), (1.0, 0.5, 2), (1.0, 2, 4), (1.0, 2, 2)]
+    for loop in found:
+        assert loop.config.cycle.fresh_only == (loop.index >= 8)
+    # A cell that is its own control is not run twice.
+    with_one = loops(load("quick", [*overrides, "controls=true", "grid.cycle.fresh_share=[0.0,1.0]"]))
+    assert len(with_one) == len(
+        loops(load("quick", [*overrides, "grid.cycle.fresh_share=[0.0,1.0]", "controls=false"]))
+    )
+
+
+@pytest.mark.parametrize("cycle", ["full_synthetic", "balanced", "incremental", "expanding"])
+def test_the_control_of_every_cycle_never_trains_on_a_sample(cycle):
+    """Catches the control of a cycle that draws from earlier generations: their rows would be samples."""
+    from jaxloop.cycles import SAMPLED, first, following
+
+    shares = "grid.cycle.generated_share=[0.5,0.9]"
+    config = load("quick", [f"cycle.name={cycle}", "cycle.rows=20", "grid={}", shares, "learner.name=transformer"])
+    control = loops(config)[-1]
+    assert control.axes["cycle.generated_share"] == 0 and control.config.cycle.fresh_only
+    rows_NxT = np.zeros((20, 4), np.uint8)
+    carry = first(control.config.cycle, rows_NxT)
+    for generation in range(1, 5):
+        carry = following(
+            control.config.cycle, carry, generation, rows_NxT, lambda count: rows_NxT[:count], np.random.default_rng(0)
+        )
+        assert not np.any(carry.training.kind_N == SAMPLED)
+        assert len(carry.training.kind_N) == (20 * (generation + 1) if cycle == "expanding" else 20)
 
 
 @pytest.mark.parametrize(

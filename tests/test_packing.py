@@ -5,11 +5,12 @@ import itertools
 from collections import Counter, defaultdict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxloop.language import Language
-from jaxloop.packing import Plan, Rows, batch_order, lay_out, most_rows, plan, sort_rows, whole_plan
+from jaxloop.packing import Plan, Rows, batch_order, lay_out, most_rows, plan, sort_rows, step_of, whole_plan
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE, lengths
 
 WIDTH = 8
@@ -81,17 +82,17 @@ def write(tokens_NxT, planned: Plan, rows, row_tokens):
     """The rows of every step, each array with an axis of steps first."""
     # A table of one size for all corpora, padded as the learner does, so that fewer programs are compiled.
     padded_NxT = np.pad(tokens_NxT, ((0, max(60 - len(tokens_NxT), 0)), (0, 0)), constant_values=EOS)
-    of_steps = _write(padded_NxT, *planned[:3], rows, row_tokens)
+    of_steps = _write(padded_NxT, planned, rows, row_tokens)
     return Rows(*(np.asarray(array) for array in of_steps))
 
 
 # Most of the time would go into optimising programs that run once.
-@functools.partial(jax.jit, static_argnums=(4, 5), compiler_options={"xla_backend_optimization_level": 0})
-def _write(tokens_NxT, expression_SxE, shared_SxE, place_SxE, rows, row_tokens):
-    def of_step(*step):
-        return lay_out(tokens_NxT, *step, rows, row_tokens)
+@functools.partial(jax.jit, static_argnums=(2, 3), compiler_options={"xla_backend_optimization_level": 0})
+def _write(tokens_NxT, planned, rows, row_tokens):
+    def written(step):
+        return lay_out(step_of(tokens_NxT, planned, step, rows * row_tokens), rows, row_tokens)
 
-    return jax.vmap(of_step)(expression_SxE, shared_SxE, place_SxE)
+    return jax.vmap(written)(jnp.arange(len(planned.row_count_S)))
 
 
 def spelled(row_T):

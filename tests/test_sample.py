@@ -15,13 +15,14 @@ def every(rows: int, batch_rows: int) -> Batches:
 
 
 def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, seed=0, batches=None, parameters=None):
-    """Rows, how many prefixes were read for them, and how many tokens were computed."""
+    """Rows, their log-probabilities, how many prefixes were read for them, and how many tokens were computed."""
     sample = jax.jit(make_sample(model, rows, width, batch_rows))
     key, knob = jax.random.key(seed), jnp.float32(temperature)
-    tokens_NxT, work = sample({} if parameters is None else parameters, key, knob, batches or every(rows, batch_rows))
+    parameters, batches = {} if parameters is None else parameters, batches or every(rows, batch_rows)
+    tokens_NxT, log_prob_N, work = sample(parameters, key, knob, batches)
     tokens_NxT = np.asarray(tokens_NxT)
     assert tokens_NxT.shape == (rows, width) and tokens_NxT.dtype == np.uint8
-    return tokens_NxT, (int(work.read), int(work.computed))
+    return tokens_NxT, np.asarray(log_prob_N), (int(work.read), int(work.computed))
 
 
 def prefixes(tokens_NxT: np.ndarray) -> np.ndarray:
@@ -171,7 +172,7 @@ def test_no_length_bias():
     logits_V = np.full(VOCABULARY_SIZE, np.log((1 - stop) / 7))
     logits_V[EOS] = np.log(stop)
     rows, width = 20_000, 64
-    rows_NxT, (read_tokens, computed) = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
+    rows_NxT, _, (read_tokens, computed) = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
     length_N = lengths(rows_NxT)
     expected = np.append(stop * (1 - stop) ** np.arange(width), (1 - stop) ** width)
     counts = np.bincount(length_N, minlength=width + 1)
@@ -185,7 +186,7 @@ def test_no_length_bias():
 def test_transitions_follow_the_softmax_at_the_temperature(temperature):
     """A temperature that multiplies, or acts on the cumulated probabilities, gives other frequencies."""
     logits_VxV = np.random.default_rng(1).normal(size=(8, 8))
-    rows_NxT, _ = draw(markov_model(logits_VxV), 5000, 20, 1000, temperature)
+    rows_NxT, *_ = draw(markov_model(logits_VxV), 5000, 20, 1000, temperature)
     before, alive = read(rows_NxT), written(rows_NxT)
     expected_VxV = np.exp(logits_VxV / temperature)
     expected_VxV /= expected_VxV.sum(axis=1, keepdims=True)
@@ -204,7 +205,7 @@ REMEMBERING = Remembering(width=50)
 @pytest.fixture(scope="module")
 def remembered():
     """Rows as the settings of today write them, checked against the logits of their own prefixes."""
-    rows_NxT, _ = draw(REMEMBERING.model, 203, 50, 60, 0.9, seed=7)
+    rows_NxT, *_ = draw(REMEMBERING.model, 203, 50, 60, 0.9, seed=7)
     assert_written_alone(rows_NxT, REMEMBERING.logits(rows_NxT), 0.9, seed=7)
     length_N = lengths(rows_NxT)
     assert len(np.unique(length_N)) > 35 and np.sum(length_N == 50) > 5 and np.sum(length_N == 0) > 0
@@ -228,7 +229,7 @@ def test_rows_do_not_depend_on_how_they_are_written(remembered, monkeypatch, bat
     """
     monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: min(chunk, rows))
     monkeypatch.setattr(sample_module, "_SHORTEST_READ", shortest_read)
-    rows_NxT, _ = draw(REMEMBERING.model, 203, 50, batch_rows, 0.9, seed=7)
+    rows_NxT, *_ = draw(REMEMBERING.model, 203, 50, batch_rows, 0.9, seed=7)
     np.testing.assert_array_equal(rows_NxT, remembered)
 
 
@@ -238,7 +239,7 @@ def test_any_number_of_rows_of_any_width(remembered, rows, width):
     is lost, written twice or cut.
     """
     source = REMEMBERING if width == 50 else Remembering(width, end_logit=-2.0)
-    rows_NxT, _ = draw(source.model, rows, width, 30, 0.9, seed=7)
+    rows_NxT, *_ = draw(source.model, rows, width, 30, 0.9, seed=7)
     assert_written_alone(rows_NxT, source.logits(rows_NxT), 0.9, seed=7)
     if width == 50:
         np.testing.assert_array_equal(rows_NxT, remembered[:rows])
@@ -257,15 +258,17 @@ def test_a_mapped_axis_changes_no_row(monkeypatch):
     sample = make_sample(source.model, 90, 40, 15)
     together = jax.jit(jax.vmap(sample))({}, keys, temperatures, batches)
     alone = jax.jit(sample)
-    assert together[1].read[2] == 0 and np.all(together[0][2] == EOS)
+    together_work = together[2]
+    assert together_work.read[2] == 0 and np.all(together[0][2] == EOS) and np.all(together[1][2] == 0)
     for place in (0, 1, 3):
         own = Batches(batches.first[place], batches.count[place])
-        rows_NxT, work = alone({}, keys[place], temperatures[place], own)
+        rows_NxT, log_prob_N, work = alone({}, keys[place], temperatures[place], own)
         np.testing.assert_array_equal(together[0][place], rows_NxT)
-        assert together[1].read[place] == work.read and together[1].computed[place] >= work.computed
-    assert len(set(together[1].read.tolist())) == 4, "the loops must differ"
+        np.testing.assert_allclose(together[1][place], log_prob_N, rtol=1e-6, atol=1e-6)
+        assert together_work.read[place] == work.read and together_work.computed[place] >= work.computed
+    assert len(set(together_work.read.tolist())) == 4, "the loops must differ"
     # Loops that are mapped together are computed as long as one of them is.
-    assert len(set(together[1].computed.tolist())) == 1
+    assert len(set(together_work.computed.tolist())) == 1
 
 
 # How much is computed.
@@ -280,7 +283,7 @@ def test_each_prefix_is_read_once(monkeypatch, rows, width, batch_rows, echo):
     chunk = 10 if rows % 10 == 0 else 16
     monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: chunk)
     remembering = Remembering(width)
-    rows_NxT, (read_tokens, computed) = draw(
+    rows_NxT, _, (read_tokens, computed) = draw(
         echo_model() if echo else remembering.model, rows, width, batch_rows, seed=3
     )
     if echo:
@@ -300,7 +303,7 @@ def test_each_prefix_is_read_once(monkeypatch, rows, width, batch_rows, echo):
 
 def test_a_collapsed_model_costs_one_sequence():
     """Where all sequences are the same, their number must not matter."""
-    rows_NxT, (read_tokens, computed) = draw(
+    rows_NxT, _, (read_tokens, computed) = draw(
         markov_model(np.where(np.eye(8, k=1), 0.0, -1e9)[[*range(7), 0]]), 400, 30, 400
     )
     assert len(np.unique(rows_NxT, axis=0)) == 1
@@ -318,7 +321,7 @@ def test_everyone_stops_at_once(stopping, stop):
     """Where more positions are read from here on, a position is easily written twice, skipped, or written for a batch
     in which nobody is left.
     """
-    rows_NxT, work = stopping(stop)
+    rows_NxT, _, work = stopping(stop)
     assert np.all(lengths(np.asarray(rows_NxT)) == stop)
     read_tokens = sum(prefixes(batch_NxT).sum() for batch_NxT in np.asarray(rows_NxT).reshape(2, 64, 40))
     assert work.read == read_tokens >= 2 * min(stop + 1, 40)
@@ -333,12 +336,13 @@ def test_chunks_are_small_on_a_cpu_only(monkeypatch):
 
 def test_batches_that_are_not_asked_for_are_empty_and_free(remembered):
     """Devices share a loop's batches: one that is written twice, by nobody, or moved, costs time or is lost."""
-    whole = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7)[1]
+    whole = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7)[-1]
     place_N, works = np.arange(203) // 34, []  # six batches of 34
     for first, count in ((0, 2), (2, 0), (2, 3), (5, 1)):
         batches = Batches(jnp.int32(first), jnp.int32(count))
-        rows_NxT, work = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7, batches=batches)
+        rows_NxT, log_prob_N, work = draw(REMEMBERING.model, 203, 50, 40, 0.9, seed=7, batches=batches)
         asked_for = (first <= place_N) & (place_N < first + count)
+        assert np.array_equal(log_prob_N < 0, asked_for)
         np.testing.assert_array_equal(rows_NxT, np.where(asked_for[:, None], remembered, EOS))
         works.append(work)
     assert works[1] == (0, 0)
@@ -378,7 +382,7 @@ def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch, batch_ro
     monkeypatch.setattr(sample_module, "chunk_prefixes", lambda rows: min(chunk, rows))
     monkeypatch.setattr(sample_module, "_SHORTEST_READ", shortest_read)
     model, parameters = transformer(SMALL, 4)
-    rows_NxT, _ = draw(model, 101, 20, batch_rows, 0.7, seed=2, parameters=parameters)
+    rows_NxT, *_ = draw(model, 101, 20, batch_rows, 0.7, seed=2, parameters=parameters)
     assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), 0.7, seed=2)
     assert len(np.unique(lengths(rows_NxT))) > 8 and np.sum(lengths(rows_NxT) == 20) > 0
 
@@ -392,7 +396,7 @@ def test_mapped_transformers_write_what_their_forward_passes_say(monkeypatch):
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     keys = jnp.stack([jax.random.key(5), jax.random.key(6)])
     sample = jax.jit(jax.vmap(make_sample(model, 50, 20, 25), in_axes=(0, 0, 0, None)))
-    rows_PxNxT, _ = sample(together, keys, jnp.array([0.7, 1.3]), every(50, 25))
+    rows_PxNxT, *_ = sample(together, keys, jnp.array([0.7, 1.3]), every(50, 25))
     for place, (parameters, temperature, seed) in enumerate(zip(members, (0.7, 1.3), (5, 6), strict=True)):
         rows_NxT = np.asarray(rows_PxNxT[place])
         assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), temperature, seed)
@@ -412,7 +416,7 @@ def test_sampling_follows_the_model_that_the_forward_pass_defines():
     """
     model, parameters = transformer(SMALL, 4)
     rows, temperature = 4000, 0.7
-    rows_NxT, _ = draw(model, rows, 20, 500, temperature, seed=2, parameters=parameters)
+    rows_NxT, *_ = draw(model, rows, 20, 500, temperature, seed=2, parameters=parameters)
     depth_NxT = np.broadcast_to(np.arange(20, dtype=np.uint8), rows_NxT.shape)
     log_probs = jax.nn.log_softmax(jax.jit(model.apply)(parameters, read(rows_NxT), depth_NxT) / temperature, axis=-1)
     own = np.take_along_axis(np.asarray(log_probs), rows_NxT[..., None].astype(int), axis=-1)[..., 0]

@@ -20,6 +20,9 @@ SETTINGS = [
     "train.evaluate_every_steps=10",
     "sample.batch_rows=40",
     "measure.held_out_rows=50",
+    "measure.enumerate_every_generations=0",
+    "learner.name=transformer",
+    "controls=false",
     "seeds=[0]",
 ]
 
@@ -33,7 +36,7 @@ class Silent:
     def begin(self, loops, states, rows) -> None:
         self.resumed = {index: state.generation for index, state in states.items()}
 
-    def watch(self, loops, generation, trained_share) -> None:
+    def watch(self, loops, trained_share) -> None:
         assert 0 <= trained_share <= 1
 
     def finished(self, loop, generation, columns) -> None:
@@ -57,5 +60,12 @@ def run_tiny(path: Path, *overrides: str, display: Silent | None = None, overwri
 
 def results(path: Path) -> dict[str, bytes]:
     """Everything in a run folder that must be the same bits for the same run."""
-    names = ["metrics.csv", "provenance.csv", "top_samples.csv", *path.glob("samples/*/*.npz")]
+    names = [
+        "metrics.csv",
+        "tails.csv",
+        "collapse.csv",
+        "provenance.csv",
+        "top_samples.csv",
+        *path.glob("samples/*/*.npz"),
+    ]
     return {str(Path(path / name).relative_to(path)): (path / name).read_bytes() for name in names}
