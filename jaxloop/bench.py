@@ -13,15 +13,18 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop import metrics
-from jaxloop.config import Config, Loop
-from jaxloop.cycles import Rows, first
+from jaxloop.config import Config, Loop, loops
+from jaxloop.cycles import first
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
+from jaxloop.loop import Outcome, Record, Seconds, State
 from jaxloop.population import core_count, keep_compiled_programs, processor_lines, use_all_cores
+from jaxloop.runner import tables_of
 from jaxloop.sample import Work
 from jaxloop.train import looks
 from jaxloop.vocabulary import VOCABULARY_SIZE, lengths, lengths_with_end
+from jaxloop.yardsticks import REAL, Yardsticks
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
 _ROUND_SECONDS = 2.0
@@ -178,6 +181,10 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
             "useful_tokens_per_second": spread([count * subject.tokens_per_step * round_steps / t for t in seconds]),
             "share_of_ceiling": spread([count * flops * round_steps / t / ceiling["median"] for t in seconds]),
         }
+        part["scoring"] = {
+            "real_expressions": len(subject.probes[0].place_N),
+            "seconds": spread([subject.score_round() for _ in range(repeats + 1)][1:]),
+        }
         say(f"{count} loop{'s' if count > 1 else ''}: sampling")
         rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
         rows_NxT, work = rounds[0][1:]
@@ -195,43 +202,46 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         step, look = (part["training"][f"milliseconds_per_{name}"]["median"] for name in ("step", "look"))
         train = (config.train.steps * step + looks(config.train) * look) / 1e3
         sample = part["loops"] * config.cycle.rows / part["sampling"]["samples_per_second"]["median"]
-        measure = (
-            sum(spent["median"] for spent in results["measuring"].values()) * config.cycle.rows / _MEASURED_SAMPLES
-        )
+        measured = results["measuring"]["everything, those two included"]["median"]
+        measure = measured * config.cycle.rows / _MEASURED_SAMPLES
+        score = part["scoring"]["seconds"]["median"]
         part["generation_seconds"] = {
             "training": train,
             "sampling": sample,
+            "scoring real expressions": score,
             "measuring, while the next one trains": part["loops"] * measure,
-            "a generation": max(train + sample, part["loops"] * measure),
+            "a generation": max(train + sample + score, part["loops"] * measure),
+            "share that scoring and measuring take of all work": (score + part["loops"] * measure)
+            / (train + sample + score + part["loops"] * measure),
         }
     results["peak_memory_bytes"] = peak_memory_bytes()
     return results
 
 
 def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of what the host does with 10,000 samples; here they are real expressions, the most diverse there are."""
+    """Seconds of what the host does with 10,000 samples; here they are real expressions, the most diverse there are.
+
+    The judge and the Levenshtein diversity by themselves, and then all together, as a run measures a generation.
+    """
     language = language_of(config.language)
     rows_NxT = language.draw(np.random.default_rng(0), _MEASURED_SAMPLES, config.model.context_tokens)
-    training = first(config.cycle, rows_NxT).training
-    seconds = {"verifying": [], "diversity": [], "all other measures": []}
+    loop = loops(config)[0]
+    yardsticks = Yardsticks(config, language)
+    real = len(yardsticks.real_rows(loop.seed).tokens_NxT)
+    outcome = Outcome(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)
+    record = Record(loop, State(0, first(config.cycle, rows_NxT), rows_NxT), outcome, Seconds(0.0, 0.0, {}))
+    seconds = {"verifying": [], "diversity": [], "everything, those two included": []}
     for _ in range(repeats + 1):
         times = [time.perf_counter()]
-        judgement = metrics.verdicts(rows_NxT)
+        metrics.verdicts(rows_NxT)
         times.append(time.perf_counter())
         metrics.diversity(rows_NxT)
         times.append(time.perf_counter())
-        _other_measures(rows_NxT, judgement, training)
+        tables_of(record, yardsticks)
         times.append(time.perf_counter())
         for name, spent in zip(seconds, np.diff(times), strict=True):
             seconds[name].append(float(spent))
-    # Those others hold diversity twice: of all samples, and of the true ones.
     return {name: spread(values[1:]) for name, values in seconds.items()}
-
-
-def _other_measures(rows_NxT: np.ndarray, judgement: metrics.Judgement, training: Rows) -> None:
-    metrics.measure_rows(rows_NxT, judgement)
-    metrics.measure_training(rows_NxT, training)
-    metrics.top_samples(rows_NxT, judgement)
 
 
 def steps_of_a_round(config: Config, flops_per_second: float) -> int:

@@ -184,17 +184,26 @@ def check(
     file: TextFile,
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="The preset or file whose language gives log_prob.")] = "paper",
+    run_folder: Annotated[
+        Path | None, typer.Option("--run", metavar="FOLDER", help="A run, whose language and whose model are asked.")
+    ] = None,
+    loop: Annotated[int, typer.Option(min=0, help="Which loop of that run; its newest model is asked.")] = 0,
     debug: Debug = False,
 ) -> None:
-    """Judge expressions, one a line: is each valid, is it true, how probable is it under the source?
+    """Judge expressions, one a line: is each valid, is it true, how probable is it under the source, and a model?
 
     Writes one JSON object a line with text, verdict (true, false or invalid), reason, depth, tokens and log_prob (nats
-    under the conditioned source; null where it is zero or the expression invalid).
+    under the conditioned source; null where it is zero or the expression invalid). With --run also model_log_prob and
+    model_log_prob_tempered: nats under a trained model, without the run's sampling temperature and with it.
     """
-    from jaxloop.corpus import check_lines, open_lines
+    from jaxloop.config import load
+    from jaxloop.corpus import RunModel, check_lines, open_lines
 
+    if run_folder and overrides:
+        raise InputError("--run takes all settings from the run; leave out " + " ".join(overrides))
     with open_lines(file) as lines:
-        check_lines(lines, preset, overrides or [], sys.stdout)
+        model = RunModel(run_folder, loop) if run_folder else None
+        check_lines(lines, model.config if model else load(preset, overrides or []), sys.stdout, model)
 
 
 @app.command()

@@ -148,13 +148,7 @@ def collapse_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
         first = of_loop.iloc[0]
         for meaning in MEANINGS:
             number = meaning.number(of_loop, tails_of_loop)
-            met, known = number.index[meaning.met(number)], number.dropna()
-            if len(known) == 0:
-                generation = "not measured"
-            elif len(met) == 0:
-                generation = f"not by generation {of_loop.index.max()}"
-            else:
-                generation = int(met[0])
+            known = number.dropna()
             rows.append(
                 {
                     "loop": int(loop),
@@ -165,26 +159,27 @@ def collapse_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
                     "criterion": meaning.criterion,
                     "first_number": float(known.iloc[0]) if len(known) else math.nan,
                     "last_number": float(known.iloc[-1]) if len(known) else math.nan,
-                    "met_in_generation": generation,
+                    "met_in_generation": _first_generation(number, meaning.met(number)),
                 }
             )
     return rows
 
 
 def half_life_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -> list[dict]:
-    """The rows of half_lives.csv: when each tenth of the source had less than half of its mass left in each loop.
+    """The rows of half_lives.csv: when each tenth of the source had lost half of its mass, and of its expressions.
 
     Args:
       metrics, tails, axes: as `collapse_rows` takes them.
     """
     first = metrics[metrics["generation"] == 0].set_index("loop")
-    tenths = tails[tails["classes"] == "tenth"]
+    tenths = tails[(tails["classes"] == "tenth") & tails["loop"].isin(first.index)]
     rows = []
     for (loop, label), of_tenth in tenths.groupby(["loop", "class"]):
-        if loop not in first.index:
-            continue
-        kept = (of_tenth["model_share"] / of_tenth["source_share"]).set_axis(of_tenth["generation"]).sort_index()
-        lost = kept.index[kept < LOST_SHARE]
+        of_tenth = of_tenth.set_index("generation").sort_index()
+        kept = {
+            "lost_half_of_mass_in_generation": of_tenth["model_share"] / of_tenth["source_share"],
+            "half_dead_in_generation": of_tenth["alive_share"],
+        }
         rows.append(
             {
                 "loop": int(loop),
@@ -192,7 +187,14 @@ def half_life_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) 
                 **{axis: first.loc[loop, axis] for axis in axes},
                 "control": int(first.loc[loop, "control"]),
                 "tenth": int(label),
-                "lost_half_in_generation": int(lost[0]) if len(lost) else f"not by generation {kept.index.max()}",
+                **{name: _first_generation(share, share < LOST_SHARE) for name, share in kept.items()},
             }
         )
     return sorted(rows, key=lambda row: (row["loop"], row["tenth"]))
+
+
+def _first_generation(number: pd.Series, met: pd.Series) -> int | str:
+    """The generation that met a criterion first, in words if none did."""
+    if number.isna().all():
+        return "not measured"
+    return int(number.index[met][0]) if met.any() else f"not by generation {number.index.max()}"

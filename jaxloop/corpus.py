@@ -11,11 +11,13 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from jaxloop.config import Config, load
+from jaxloop.config import Config, load, loops
 from jaxloop.errors import InputError
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.metrics import corpus_diversity, verdicts
+from jaxloop.score import log_prob
+from jaxloop.store import load_parameters
 from jaxloop.verify import FAULTS, INVALID, VERDICTS
 from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids, split_words
 
@@ -48,15 +50,52 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
         yield lines
 
 
-def check_lines(lines: Iterable[bytes], preset: str, overrides: list[str], out: TextIO) -> None:
-    """Judge every line and write one JSON object for each."""
-    language = language_of(load(preset, overrides).language)
+class RunModel:
+    """A trained model of a run, for the probability of texts."""
+
+    def __init__(self, run: Path, loop: int):
+        """Load the newest model of a loop.
+
+        Raises:
+          InputError: there is no such run, loop or model.
+        """
+        if not (run / "config.toml").is_file():
+            raise InputError(f"{run}: is no run folder; name one that jaxloop run has made")
+        self.config = load(str(run / "config.toml"))
+        of_run = loops(self.config)
+        if loop >= len(of_run):
+            raise InputError(f"{run}: has loops 0 to {len(of_run) - 1}, and no loop {loop}")
+        self._temperature = of_run[loop].config.sample.temperature
+        self._parameters = load_parameters(run, loop)
+
+    def describe(self, texts: list[str]) -> list[dict]:
+        """What is added to the findings of each text; null where the model cannot have written it."""
+        width, rows = self.config.model.context_tokens, {}
+        for place, text in enumerate(texts):
+            with contextlib.suppress(ValueError):
+                ids = encode(text)
+                if len(ids) < width:
+                    rows[place] = ids
+        # As many rows as the next power of two, so that few shapes are compiled.
+        padding = [[]] * ((1 << max(len(rows) - 1, 0).bit_length()) - len(rows))
+        tokens_NxT = rows_from_ids([*rows.values(), *padding], width)
+        nats_2xN = log_prob(self.config.model, self._parameters, tokens_NxT, self._temperature)
+        found = dict(zip(rows, nats_2xN.T.tolist(), strict=False))
+        names = "model_log_prob", "model_log_prob_tempered"
+        return [dict(zip(names, found.get(place, (None, None)), strict=True)) for place in range(len(texts))]
+
+
+def check_lines(lines: Iterable[bytes], config: Config, out: TextIO, model: RunModel | None = None) -> None:
+    """Judge every line and write one JSON object for each; with what a model says of it, if there is one."""
+    language = language_of(config.language)
     lines = iter(lines)
     # Someone who types wants each answer at once.
     batch_lines = 1 if sys.stdin is not None and sys.stdin.isatty() else _BATCH_LINES
     while batch := list(itertools.islice(lines, batch_lines)):
-        for found in judge_texts([line.rstrip(b"\r\n").decode("utf-8", "replace") for line in batch], language):
-            out.write(json.dumps(found) + "\n")
+        texts = [line.rstrip(b"\r\n").decode("utf-8", "replace") for line in batch]
+        added = model.describe(texts) if model else [{}] * len(texts)
+        for found, more in zip(judge_texts(texts, language), added, strict=True):
+            out.write(json.dumps(found | more) + "\n")
         out.flush()
 
 

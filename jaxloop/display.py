@@ -57,7 +57,7 @@ class RunDisplay:
             self._live = Live(self._content(), console=self._console, auto_refresh=False)
             self._live.start()
 
-    def watch(self, loops: list[Loop], trained_share: float) -> None:
+    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
         """Move the bar by what is trained of the generation that is under way."""
         if self._live and time.monotonic() - self._drawn > _REDRAW_SECONDS:
             # Sampling and measuring are the rest of a generation, a tenth or so.

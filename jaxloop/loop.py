@@ -96,7 +96,7 @@ def run_loops(
     learner: Learner,
     probes: Callable[[Loop, int], dict[str, object]],
     keep: Callable[[Record], None],
-    watch: Callable[[list[Loop], float], None],
+    watch: Callable[[list[Loop], int, float], None],
 ) -> list[tuple[Loop, int]]:
     """Run every loop to its last generation, all of them side by side, those that are behind first.
 
@@ -107,7 +107,8 @@ def run_loops(
       learner: is fitted to rows, and writes rows.
       probes: by name, what a loop's learner is asked for in a generation: see `Learner.probe`.
       keep: measures a finished generation and writes it to disk; called while the learner works on the next one.
-      watch: called again and again while the learner works, with the loops and the share of the work that is done.
+      watch: called again and again while the learner works, with the loops, the generation of those that are behind,
+        and the share of the work that is done.
 
     Returns:
       The loops whose training diverged, and in which generation: they have ended there.
@@ -134,7 +135,7 @@ def run_loops(
             training = [carry.training.tokens_NxT for carry in carries]
             started = learner.start(group, generations, training, list(map(probes, group, generations)))
             keep_finished()
-            outcomes, seconds = learner.finish(started, functools.partial(watch, group))
+            outcomes, seconds = learner.finish(started, functools.partial(watch, group, min(generations)))
             for loop, generation, carry, outcome in zip(group, generations, carries, outcomes, strict=True):
                 if outcome.diverged:
                     diverged[loop.index] = loop, generation

@@ -23,7 +23,7 @@ from jaxloop import autoregressive
 from jaxloop.config import Loop
 from jaxloop.grammar import fit_grammar, tempered
 from jaxloop.keys import Purpose, host_generator
-from jaxloop.language import Language, language_of
+from jaxloop.language import Language
 from jaxloop.loop import Outcome, Seconds
 from jaxloop.ngram import NGram
 from jaxloop.oracle import Oracle
@@ -113,7 +113,11 @@ class Started(NamedTuple):
 class ReferenceLearner:
     """Fits reference learners on the host; see `loop.Learner`."""
 
-    places = 1
+    # So many generations are computed before they are measured and kept.
+    places = 8
+
+    def __init__(self, language: Language):
+        self._language = language
 
     def probe(self, tokens_NxT: np.ndarray) -> np.ndarray:
         """The rows as they are."""
@@ -127,15 +131,20 @@ class ReferenceLearner:
 
     def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
         """Do it."""
-        watch(0.0)
-        outcomes, seconds = zip(*map(self._generation, *started), strict=True)
-        return list(outcomes), seconds[-1]
+        outcomes, seconds = [], []
+        for place, work in enumerate(zip(*started, strict=True)):
+            watch(place / len(started.loops))
+            outcome, spent = self._generation(*work)
+            outcomes.append(outcome)
+            seconds.append(spent)
+        probes = {name: sum(spent.probes.get(name, 0.0) for spent in seconds) for one in seconds for name in one.probes}
+        return outcomes, Seconds(sum(one.train for one in seconds), sum(one.sample for one in seconds), probes)
 
     def _generation(self, loop: Loop, generation: int, training_NxT: np.ndarray, probes: dict[str, np.ndarray]):
         config = loop.config
         width, temperature = config.model.context_tokens, config.sample.temperature
         times = [time.perf_counter()]
-        fitted = fit(loop, language_of(config.language), training_NxT)
+        fitted = fit(loop, self._language, training_NxT)
         times.append(time.perf_counter())
         generator = host_generator(loop.seed, Purpose.SAMPLING, generation)
         sampled_NxT = fitted.write(generator, config.cycle.rows, width, temperature)

@@ -84,9 +84,9 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], p
     """Draw correctness, the source's tails and diversity against generation, and write the figure.
 
     Above, two panels per cell, means over seeds: the shares of true, false and invalid samples; and where the model's
-    probability lies, by tenths of the source. Below, diversity, and what is left of the least probable tenth: a thick
-    line per cell for the mean, a thin one per seed. Reference learners have a line in the colour of their cell there,
-    and no panels; controls are black.
+    probability lies, by tenths of the source. Below, diversity, and what is alive of the first real data's expressions
+    in the least probable tenth: a thick line per cell for the mean, a thin one per seed. Reference learners have a line
+    in the colour of their cell there, and no panels; controls are black.
 
     Args:
       metrics: the rows of metrics.csv.
@@ -133,18 +133,20 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], p
     panel.annotate("real data", (0, real), xytext=(3, 2), textcoords="offset points", fontsize="small")
     _draw_lines(panel, cells, colours, lambda rows: rows.assign(value=rows["diversity"]))
     panel.set(ylabel="diversity of samples\n(mean normalised Levenshtein distance)", ylim=(0, None))
-    _add_legend(panel, cells, colours, learners)
+    handles = _legend_handles(cells, colours, learners)
+    if len(handles) <= 4:
+        panel.legend(handles=handles, fontsize="small", loc="lower left")
+    else:
+        figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=min(len(handles), 3))
     if lines > 1:
-        tail = tenths[tenths["class"] == "10"].copy()
-        tail["value"] = tail["model_share"] / tail["source_share"]
+        tail = tenths[tenths["class"] == "10"].rename(columns={"alive_share": "value"})
 
         def tail_of(rows: pd.DataFrame) -> pd.DataFrame:
             return rows.merge(tail[["loop", "generation", "value"]], on=["loop", "generation"])
 
         below = figure.add_subplot(grid[len(heights) - 1, :], sharex=panel)
-        below.axhline(1, color="black", linewidth=0.8, alpha=0.6)
         _draw_lines(below, cells, colours, tail_of)
-        below.set(ylabel="least probable tenth of the source:\nmass left in the model", ylim=(0, None))
+        below.set(ylabel="least probable tenth of the source:\nshare of its expressions alive", ylim=(0, 1.05))
         panel = below
     panel.set(xlabel="generation", xlim=(0, last_generation))
     panel.xaxis.get_major_locator().set_params(integer=True)
@@ -218,8 +220,8 @@ def _draw_lines(panel: Axes, cells: list, colours: list, values_of: Callable[[pd
             )
 
 
-def _add_legend(panel: Axes, cells: list, colours: list, learners: list[str]) -> None:
-    """Colours for cells, and where there are several, line styles for learners; beside the panel."""
+def _legend_handles(cells: list, colours: list, learners: list[str]) -> list[Line2D]:
+    """Colours for cells, and where there are several, line styles for learners."""
     seeds = max(rows["seed"].nunique() for _, _, rows in cells)
     note = f" (mean of {seeds} seeds)" if seeds > 1 else ""
     handles = [
@@ -230,7 +232,4 @@ def _add_legend(panel: Axes, cells: list, colours: list, learners: list[str]) ->
         handles += [
             Line2D([], [], color="#777777", linestyle=_LINE_STYLES[learner], label=learner) for learner in learners
         ]
-    if len(handles) <= 4:
-        panel.legend(handles=handles, fontsize="small", loc="lower left")
-    else:
-        panel.legend(handles=handles, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return handles

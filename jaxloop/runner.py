@@ -30,7 +30,7 @@ class Display(Protocol):
     def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
         """The run begins, or goes on: which loops, where each stands, and metrics.csv so far."""
 
-    def watch(self, loops: list[Loop], trained_share: float) -> None:
+    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
         """These loops are being computed; called several times a second."""
 
     def finished(self, loop: Loop, generation: int, columns: dict) -> None:
@@ -93,9 +93,9 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
     }
 
 
-def make_learner(name: str, config: Config, loop_count: int) -> Learner:
+def make_learner(name: str, config: Config, loop_count: int, language: Language) -> Learner:
     """The learner of this name, for so many loops."""
-    return TransformerLearner(config, loop_count) if name == "transformer" else ReferenceLearner()
+    return TransformerLearner(config, loop_count) if name == "transformer" else ReferenceLearner(language)
 
 
 def run(
@@ -139,17 +139,17 @@ def run(
             folder.save(record, judgement, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
-        def watch(computed: list[Loop], trained_share: float) -> None:
+        def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
             if stop_requested():
                 raise KeyboardInterrupt
-            display.watch(computed, trained_share)
+            display.watch(computed, generation, trained_share)
 
         diverged = []
         try:
             source = LanguageSource(language, config.model.context_tokens)
             for name in dict.fromkeys(loop.config.learner.name for loop in all_loops):
                 group = [loop for loop in all_loops if loop.config.learner.name == name]
-                learner = make_learner(name, config, len(group))
+                learner = make_learner(name, config, len(group), language)
                 diverged += run_loops(group, states, source, learner, yardsticks.probes(learner), keep, watch)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ Legend: N expressions, T tokens an expression, S steps of E expressions, R rows,
 axis of two has the plain probability first and the tempered one second.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.model import Model
+from jaxloop.config import ModelSettings
+from jaxloop.model import Model, make_model
 from jaxloop.packing import RowShape, plan, sort_rows
 from jaxloop.population import most_of_mapped
 from jaxloop.train import Corpus, make_read, take_chunk
@@ -80,3 +82,33 @@ def in_order(probe: Probe, nats_2xSxE: np.ndarray) -> np.ndarray:
     sorted_2xN = np.empty((2, len(probe.place_N)))
     sorted_2xN[:, probe.corpus.plan.expression_SxE.reshape(-1)] = nats_2xSxE.reshape(2, -1)
     return sorted_2xN[:, probe.place_N]
+
+
+@functools.cache
+def _compiled(settings: ModelSettings, shape: RowShape) -> Callable:
+    return jax.jit(make_score(make_model(settings), settings.context_tokens, shape))
+
+
+def log_prob(settings: ModelSettings, parameters: dict, tokens_NxT: np.ndarray, temperature: float) -> np.ndarray:
+    """Log-probability of any rows under a trained model, outside of a run; see `store.load_parameters`.
+
+    Args:
+      settings: the model's.
+      parameters: the model's.
+      tokens_NxT: (N, context_tokens) uint8, `<eos>` from the end of each row on.
+      temperature: divides the logits.
+
+    Returns:
+      (2, N) float64 nats: without the temperature, and with it.
+
+    Raises:
+      ValueError: the rows are not of the model's context.
+    """
+    if tokens_NxT.ndim != 2 or tokens_NxT.shape[1] != settings.context_tokens:
+        raise ValueError(
+            f"rows of {settings.context_tokens} tokens are needed, not an array of shape {tokens_NxT.shape}"
+        )
+    shape = RowShape(settings.context_tokens, max(1, 256 // settings.context_tokens))
+    probe = make_probe(tokens_NxT, shape)
+    nats = _compiled(settings, shape)(parameters, probe.corpus, np.float32(temperature), np.bool_(True))
+    return in_order(probe, np.asarray(nats))

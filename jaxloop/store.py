@@ -39,6 +39,7 @@ from jaxloop.config import Config, Loop, differences, dump, load
 from jaxloop.cycles import Carry, Rows
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop import Record, State
+from jaxloop.model import make_model
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
@@ -353,6 +354,33 @@ def _save_parameters(path: Path, parameters: dict) -> None:
     except ValueError as error:  # How TensorStore reports what the disk refuses.
         full = os.strerror(errno.ENOSPC)
         raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
+
+
+def load_parameters(run: Path, loop: int, generation: int | None = None) -> dict:
+    """The parameters of a model of a run, of its newest checkpoint or of a generation's that is kept, for `score`.
+
+    Raises:
+      InputError: there is no such checkpoint, or its learner has no parameters.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = run / "checkpoints" / f"loop_{loop:03d}"
+    kept = sorted(int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit())
+    if not kept or generation not in (None, *kept):
+        raise InputError(f"{folder}: has {'generations ' + ', '.join(map(str, kept)) if kept else 'no checkpoints'}")
+    path = folder / str(kept[-1] if generation is None else generation) / "parameters"
+    if not path.exists():
+        raise InputError(f"{path}: is not there; reference learners have no parameters")
+    # Orbax gives the numbers of blocks back as text.
+    structure = jax.eval_shape(make_model(load(str(run / "config.toml")).model).init, jax.random.key(0))
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore(path.absolute())
+    by_name = {_plain_path(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+    return jax.tree_util.tree_map_with_path(lambda where, _: by_name[_plain_path(where)], structure)
+
+
+def _plain_path(where) -> tuple[str, ...]:
+    return tuple(str(key.key) for key in where)
 
 
 def _cell(value) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxloop.collapse import MEANINGS, collapse_rows
+from jaxloop.collapse import MEANINGS, collapse_rows, half_life_rows
 
 GENERATIONS = 12
 
@@ -118,3 +118,28 @@ def test_no_tails_are_no_verdict():
     by_name = {row["meaning"]: row for row in rows}
     for name in ("loss of modes", "loss of the tail"):
         assert by_name[name]["met_in_generation"] == "not measured" and np.isnan(by_name[name]["last_number"])
+
+
+def test_half_lives_are_the_first_generations_below_one_half():
+    """Catches a half-life that takes a tenth, loop or column for another one, or a recovery for no loss at all."""
+    metrics, tails = [], []
+    for loop in (0, 1):
+        for generation in range(4):
+            place = {"loop": loop, "generation": generation}
+            metrics.append({**place, "seed": 5, "control": loop, "cycle.fresh_share": 0.25})
+            for tenth in range(1, 11):
+                kept = 0.4 if loop == 0 and generation == 2 and tenth == 10 else 0.6
+                alive = 0.1 if loop == 1 and generation >= 3 and tenth == 2 else 1.0
+                row = {"classes": "tenth", "class": str(tenth), "source_share": 0.1, "model_share": 0.1 * kept}
+                tails.append(
+                    {**place, **row, "first_expressions": 1.0, "alive_share": math.nan if tenth == 7 else alive}
+                )
+    frames = (pd.DataFrame(rows).sample(frac=1, random_state=1) for rows in (metrics, tails))
+    found = {(row["loop"], row["tenth"]): row for row in half_life_rows(*frames, ["cycle.fresh_share"])}
+    assert list(found) == [(loop, tenth) for loop in (0, 1) for tenth in range(1, 11)]
+    for (loop, tenth), row in found.items():
+        assert (row["seed"], row["control"], row["cycle.fresh_share"]) == (5, loop, 0.25)
+        never = "not by generation 3"
+        assert row["lost_half_of_mass_in_generation"] == (2 if (loop, tenth) == (0, 10) else never)
+        dead = "not measured" if tenth == 7 else 3 if (loop, tenth) == (1, 2) else never
+        assert row["half_dead_in_generation"] == dead

@@ -55,7 +55,7 @@ def test_presets_are_the_files():
 def test_preset_loads_and_expands(name):
     """Catches a preset that the schema refuses, and loops that are lost or doubled."""
     config = load(name)
-    assert config.controls
+    assert config.controls == (name != "bench")
     cells = list(itertools.product(*config.grid.values()))
     found = loops(config.model_copy(update={"controls": False}))
     assert loops(config)[: len(found)] == found
@@ -113,6 +113,8 @@ def test_knobs_are_settings():
 
 # Overrides
 
+LEARNERS = {"learner.name": ["transformer", "resample", "oracle"]}
+
 
 @pytest.mark.parametrize(
     ("override", "name", "expected"),
@@ -128,8 +130,8 @@ def test_knobs_are_settings():
         ("seeds=[3, 1]", "seeds", [3, 1]),
         ("cycle.fresh_share=0", "cycle.fresh_share", 0.0),
         ("cycle.fresh_share=1.0", "cycle.fresh_share", 1.0),
-        ("grid.cycle.fresh_share=[0.0,0.1]", "grid", {"cycle.fresh_share": [0.0, 0.1]}),
-        ('grid."cycle.fresh_share"=[0.1]', "grid", {"cycle.fresh_share": [0.1]}),
+        ("grid.cycle.fresh_share=[0.0,0.1]", "grid", {**LEARNERS, "cycle.fresh_share": [0.0, 0.1]}),
+        ('grid."cycle.fresh_share"=[0.1]', "grid", {**LEARNERS, "cycle.fresh_share": [0.1]}),
         ("grid={}", "grid", {}),
         ("model.context_tokens=30", "model.context_tokens", 30),
         ("model.context_tokens=24", "model.context_tokens", 24),
@@ -154,10 +156,11 @@ def test_override_changes_nothing_else():
 
 def test_override_of_an_axis_replaces_it():
     """Catches an axis that silently wins over the value that was asked for."""
-    config = load("compact", ["cycle.fresh_share=0.125"])
+    plain = ["controls=false", "learner.name=transformer"]
+    config = load("compact", [*plain, "cycle.fresh_share=0.125"])
     assert config.grid == {}
     assert [loop.config.cycle.fresh_part for loop in loops(config)] == [0.125] * 3
-    both = load("compact", ["cycle.fresh_share=0.125", "grid.sample.temperature=[0.5,1.0]"])
+    both = load("compact", [*plain, "cycle.fresh_share=0.125", "grid.sample.temperature=[0.5,1.0]"])
     assert [(loop.axes, loop.config.cycle.fresh_share) for loop in loops(both)][::3] == [
         ({"sample.temperature": 0.5}, 0.125),
         ({"sample.temperature": 1.0}, 0.125),
@@ -335,7 +338,13 @@ RANGES = {
     "train.patience_evaluations": ("-1",),
     "sample.temperature": ("0", "-1", "101"),
     "sample.batch_rows": ("0",),
+    "learner.name": ("lstm", '""'),
+    "learner.order": ("0", "21"),
     "measure.held_out_rows": ("9",),
+    "measure.alive_share": ("0", "1.1"),
+    "measure.structure_every_generations": ("-1", "100_001"),
+    "measure.distances_every_generations": ("-1", "100_001"),
+    "measure.enumerate_every_generations": ("-1", "100_001"),
     "population.loops_per_device": ("-1",),
 }
 
@@ -343,7 +352,7 @@ RANGES = {
 def test_every_number_has_a_range():
     """Catches a new setting whose range nobody tests."""
     described = {row[0] for row in describe()}
-    assert described - set(RANGES) == {"language.only_true"}
+    assert described - set(RANGES) == {"language.only_true", "controls"}
     assert set(RANGES) < described
 
 
@@ -353,9 +362,11 @@ def test_value_out_of_range(name, value):
     assert name in refused("quick", f"{name}={value}")
 
 
-NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", "cycle.name", "model.activations")]
+WORDS = ("cycle.name", "learner.name", "model.activations")
+TRUTHS = ("language.only_true", "controls")
+NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
 FLOATS = [*KNOBS, "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]
-FLOATS += ["train.clip_norm", "train.validation_share"]
+FLOATS += ["train.clip_norm", "train.validation_share", "measure.alive_share"]
 
 
 @pytest.mark.parametrize(
@@ -370,16 +381,17 @@ def test_value_of_the_wrong_type(name, value):
     assert name in refused("quick", f"{name}={value}")
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "language.only_true"])
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in TRUTHS])
 def test_truth_is_no_number(name):
     """Catches true that is taken for 1."""
     assert name in refused("quick", f"{name}=true")
 
 
 @pytest.mark.parametrize("value", ["1", "0", "yes", '"true"'])
-def test_number_is_no_truth(value):
+@pytest.mark.parametrize("name", TRUTHS)
+def test_number_is_no_truth(name, value):
     """Catches 1, 0 and words that are taken for true and false."""
-    assert "language.only_true" in refused("quick", f"language.only_true={value}")
+    assert name in refused("quick", f"{name}={value}")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "+nan", "1e999"])
@@ -616,7 +628,8 @@ def test_dump_and_load_round_trip(source, overrides, file):
 def test_dump_writes_every_default_out():
     """Catches a run folder that would mean something else once a default changes."""
     table = tomllib.loads(dump(load("quick")))
-    written = {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
+    written = {"controls"} & table.keys()
+    written |= {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
     unset = {"cycle.fresh_share", "cycle.generated_share"}
     assert {row[0] for row in describe()} - unset - {"seeds"} <= written
     assert table["seeds"] == [0]

@@ -35,7 +35,7 @@ def preset(tmp_path_factory):
 def checked(data, preset, *overrides):
     """What check_lines writes of these bytes, parsed."""
     out = io.StringIO()
-    check_lines(io.BytesIO(data), preset, list(overrides), out)
+    check_lines(io.BytesIO(data), load(preset, list(overrides)), out)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 

@@ -41,13 +41,14 @@ class Real:
         return np.full((rows, 16), 255, np.uint8)
 
 
+def probes(loop, generation):
+    return {"asked": (loop.index, generation)}
+
+
 def computed(learner, loop_count, states=None, generations=4):
     config = tiny_config(f"cycle.generations={generations}", f"seeds={list(range(loop_count))}", "grid={}")
     kept = []
-    diverged = run_loops(
-        loops(config), states or {}, Real(), learner,
-        lambda loop, generation: {"asked": (loop.index, generation)}, kept.append, lambda group, share: None,
-    )  # fmt: skip
+    diverged = run_loops(loops(config), states or {}, Real(), learner, probes, kept.append, lambda *_: None)
     return [(record.loop.index, record.state.generation) for record in kept], diverged
 
 
@@ -82,13 +83,10 @@ def test_what_is_finished_is_kept_when_a_stop_is_asked_for():
     config = tiny_config("cycle.generations=4", "seeds=[0,1]", "grid={}")
     kept, learner = [], Counting(2)
 
-    def watch(group, share):
+    def watch(group, generation, share):
         if len(learner.groups) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_loops(
-            loops(config), {}, Real(), learner,
-            lambda loop, generation: {"asked": (loop.index, generation)}, kept.append, watch,
-        )  # fmt: skip
+        run_loops(loops(config), {}, Real(), learner, probes, kept.append, watch)
     assert [(record.loop.index, record.state.generation) for record in kept] == [(0, 0), (1, 0), (0, 1), (1, 1)]

@@ -1,4 +1,6 @@
 import csv
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -10,10 +12,13 @@ import pytest
 from tiny import Silent, results, run_tiny, tiny_config
 
 from jaxloop.config import loops
+from jaxloop.corpus import RunModel, check_lines
 from jaxloop.errors import InputError, RunError
 from jaxloop.language import language_of
-from jaxloop.store import RunFolder
+from jaxloop.score import log_prob
+from jaxloop.store import RunFolder, load_parameters
 from jaxloop.verify import judge_jitted
+from jaxloop.vocabulary import EOS, decode
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,42 @@ def test_saved_samples_are_those_that_were_measured(undisturbed):
             np.testing.assert_array_equal(saved["verdict"], judge_jitted(saved["tokens"]).verdict_N)
             assert np.mean(saved["verdict"] == 2) == float(row["true_share"])
             assert len(np.unique(saved["tokens"], axis=0)) / 60 == float(row["unique_share"])
+
+
+def test_the_model_on_disk_is_the_one_that_wrote_the_samples(undisturbed):
+    """Parameters of another generation, loop or layer, or a temperature of another cell, give other probabilities;
+    and `jaxloop check --run` must say the same of the samples' texts.
+    """
+    config = tiny_config()
+    for loop in range(2):
+        with np.load(undisturbed / f"samples/loop_{loop:03d}/generation_002.npz") as saved:
+            rows_NxT, log_prob_N = saved["tokens"], saved["log_prob"]
+        parameters = load_parameters(undisturbed, loop)
+        plain_N, tempered_N = log_prob(config.model, parameters, rows_NxT, config.sample.temperature)
+        np.testing.assert_allclose(tempered_N, log_prob_N, rtol=1e-4, atol=1e-4)
+        earlier = log_prob(config.model, load_parameters(undisturbed, loop, 1), rows_NxT, config.sample.temperature)
+        assert np.abs(earlier[1] - log_prob_N).max() > 0.1 < np.abs(plain_N - tempered_N).max()
+
+        texts = [decode(row_T) for row_T in rows_NxT]
+        found, out = RunModel(undisturbed, loop), io.StringIO()
+        check_lines([f"{text}\n".encode() for text in [*texts, "( not", "nonsense", "True " * 16]], config, out, found)
+        *lines, unfinished, nonsense, long = map(json.loads, out.getvalue().splitlines())
+        for line, row_T, expected in zip(lines, rows_NxT, log_prob_N, strict=True):
+            if EOS in row_T:
+                assert line["model_log_prob_tempered"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert unfinished["model_log_prob"] < 0 and unfinished["verdict"] == "invalid"
+        assert nonsense["model_log_prob"] is None and long["model_log_prob_tempered"] is None
+
+
+def test_a_model_that_is_not_there_is_named_in_one_line(undisturbed, tmp_path):
+    """Catches a traceback, or the model of another loop, where somebody mistypes."""
+    for path, loop, message in ((tmp_path, 0, "is no run folder"), (undisturbed, 2, "has loops 0 to 1, and no loop 2")):
+        with pytest.raises(InputError, match=message):
+            RunModel(path, loop)
+    with pytest.raises(InputError, match="has generations 1, 2"):
+        load_parameters(undisturbed, 0, 0)
+    with pytest.raises(InputError, match="has no checkpoints"):
+        load_parameters(undisturbed, 7)
 
 
 def test_cells_that_share_a_seed_begin_alike_and_then_part(undisturbed):

@@ -36,7 +36,7 @@ class Silent:
     def begin(self, loops, states, rows) -> None:
         self.resumed = {index: state.generation for index, state in states.items()}
 
-    def watch(self, loops, trained_share) -> None:
+    def watch(self, loops, generation, trained_share) -> None:
         assert 0 <= trained_share <= 1
 
     def finished(self, loop, generation, columns) -> None:
