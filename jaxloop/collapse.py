@@ -19,6 +19,8 @@ LOST_SHARE = 0.5
 OUTSIDE_SHARE = 0.05
 CATASTROPHIC_ENTROPIES = 2.0
 
+_ROUNDING_NATS = 1e-6
+
 # Labels of tails.csv: 1 has the most probable expressions.
 _MODE_LABELS = [str(tenth) for tenth in range(1, MODE_TENTHS + 1)]
 _TAIL_LABEL = "10"
@@ -59,8 +61,9 @@ def _late_slope_in_errors(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Seri
     generation = late.index.to_numpy(float) - np.mean(late.index)
     slope = generation @ late.to_numpy() / (generation @ generation)
     residual = late.to_numpy() - late.mean() - slope * generation
-    error = math.sqrt(residual @ residual / (len(late) - 2) / (generation @ generation))
-    slopes.iloc[-1] = slope / error if error > 0 else 0.0
+    # What rises by less than rounding does not rise, and its error means nothing.
+    error = max(math.sqrt(residual @ residual / (len(late) - 2) / (generation @ generation)), _ROUNDING_NATS)
+    slopes.iloc[-1] = slope / error
     return slopes
 
 

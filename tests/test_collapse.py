@@ -79,6 +79,7 @@ def falls_after(generation: int, before: float, after: float):
         ({"untempered_forward_kl_nats": falls_after(3, 1.0, math.inf)}, {"any rise of the loss": 3}),
         ({"held_out_nats": lambda g: 5 + 0.1 * g + 0.01 * (-1) ** g}, {"loss without bound": 11}),
         ({"held_out_nats": lambda g: 5 + 0.01 * (-1) ** g}, {}),
+        ({"held_out_nats": lambda g: 5 + 1e-9 * g}, {}),
         ({"diversity": falls_after(6, 0.5, 0.049)}, {"vanishing variance": 6}),
         ({"diversity": falls_after(6, 0.5, 0.051)}, {}),
         ({"alive": falls_after(2, 1.0, 0.49)}, {"loss of modes": 2}),
