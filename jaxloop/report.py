@@ -20,12 +20,13 @@ _SHARES = {
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 _CONTROL_COLOUR = "#333333"
-_LINE_STYLES = {
-    "transformer": "-",
-    "resample": ":",
-    "oracle": "-.",
-    "grammar": "--",
-    "ngram": (0, (3, 1, 1, 1, 1, 1)),
+# Of each learner: line, marker, width.
+_STYLES = {
+    "transformer": {"linestyle": "-", "marker": "o", "markersize": 4, "linewidth": 2.2},
+    "resample": {"linestyle": ":", "linewidth": 1.6},
+    "oracle": {"linestyle": "-.", "linewidth": 1.4},
+    "grammar": {"linestyle": "--", "linewidth": 1.4},
+    "ngram": {"linestyle": "-", "marker": "x", "markersize": 5, "linewidth": 0.9},
 }
 _MOST_COLUMNS = 4
 _LEARNER = "learner.name"
@@ -204,20 +205,11 @@ def _draw_lines(panel: Axes, cells: list, colours: list, values_of: Callable[[pd
     """A line per cell and learner; `values_of` gives rows of metrics a column `value`."""
     for (_, _, rows), colour in zip(cells, colours, strict=True):
         for learner, of_learner in values_of(rows).groupby(_LEARNER, sort=False):
-            is_reference = learner != "transformer"
-            if not is_reference:
+            if learner == "transformer":
                 for _, one in of_learner.groupby("loop"):
                     panel.plot(one["generation"], one["value"], color=colour, linewidth=0.8, alpha=0.45)
             means = of_learner.groupby("generation")["value"].mean()
-            panel.plot(
-                means.index,
-                means,
-                color=colour,
-                linestyle=_LINE_STYLES[learner],
-                linewidth=1.4 if is_reference else 2.2,
-                marker=None if is_reference else "o",
-                markersize=4,
-            )
+            panel.plot(means.index, means, color=colour, **_STYLES[learner])
 
 
 def _legend_handles(cells: list, colours: list, learners: list[str]) -> list[Line2D]:
@@ -229,7 +221,5 @@ def _legend_handles(cells: list, colours: list, learners: list[str]) -> list[Lin
         for (label, _, _), colour in zip(cells, colours, strict=True)
     ]
     if len(learners) > 1:
-        handles += [
-            Line2D([], [], color="#777777", linestyle=_LINE_STYLES[learner], label=learner) for learner in learners
-        ]
+        handles += [Line2D([], [], color="#777777", label=learner, **_STYLES[learner]) for learner in learners]
     return handles
