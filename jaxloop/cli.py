@@ -244,11 +244,11 @@ def presets(debug: Debug = False) -> None:
 
 @app.command()
 def settings(debug: Debug = False) -> None:
-    """List every setting with its default, meaning and range; knobs may be axes of a grid."""
+    """List every setting with its default, meaning and range; knobs and axes may be varied by a grid."""
     from jaxloop.config import describe
 
     for name, default, allowed, kind, meaning in describe():
-        print(f"{name:31s} {default:17s} {kind:6s} {meaning} ({allowed})")
+        print(f"{name:36s} {default:17s} {kind:6s} {meaning} ({allowed})")
 
 
 class _Stop:

@@ -176,13 +176,16 @@ class MeasureSettings(_Section):
         description="an expression is alive while its probability is at least this part of the true one",
     )
     structure_every_generations: int = Field(
-        1, ge=0, le=10**5, description="canonical forms, shapes and distinct n-grams: every so many; 0: never"
+        1, ge=0, le=10**5, description="canonical forms, shapes, distinct n-grams: every so many generations; 0: never"
     )
     distances_every_generations: int = Field(
-        1, ge=0, le=10**5, description="distances to the source and survival of its tails: every so many; 0: never"
+        1,
+        ge=0,
+        le=10**5,
+        description="distances to the source, survival of its tails: every so many generations; 0: never",
     )
     enumerate_every_generations: int = Field(
-        0, ge=0, le=10**5, description="the same by sums over the whole language: every so many; 0: never"
+        0, ge=0, le=10**5, description="the same by sums over the whole language: every so many generations; 0: never"
     )
 
 
