@@ -183,27 +183,34 @@ def bench(
 def check(
     file: TextFile,
     overrides: Overrides = None,
-    preset: Annotated[str, typer.Option(help="The preset or file whose language gives log_prob.")] = "paper",
+    preset: Annotated[
+        str | None, typer.Option(help="The preset or file whose language gives log_prob; by default paper.")
+    ] = None,
     run_folder: Annotated[
         Path | None, typer.Option("--run", metavar="FOLDER", help="A run, whose language and whose model are asked.")
     ] = None,
-    loop: Annotated[int, typer.Option(min=0, help="Which loop of that run; its newest model is asked.")] = 0,
+    loop: Annotated[
+        int | None, typer.Option(min=0, help="Which loop of that run, by default 0; its newest model is asked.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Judge expressions, one a line: is each valid, is it true, how probable is it under the source, and a model?
 
     Writes one JSON object a line with text, verdict (true, false or invalid), reason, depth, tokens and log_prob (nats
     under the conditioned source; null where it is zero or the expression invalid). With --run also model_log_prob and
-    model_log_prob_tempered: nats under a trained model, without the run's sampling temperature and with it.
+    model_log_prob_tempered: nats under a trained model, without the run's sampling temperature and with it; null where
+    a word is none of the language's or the line is too long for the model.
     """
     from jaxloop.config import load
     from jaxloop.corpus import RunModel, check_lines, open_lines
 
-    if run_folder and overrides:
-        raise InputError("--run takes all settings from the run; leave out " + " ".join(overrides))
+    if run_folder and (overrides or preset):
+        raise InputError("--run takes all settings from the run; leave out --preset and settings")
+    if loop is not None and not run_folder:
+        raise InputError("--loop needs --run with the folder of the run")
     with open_lines(file) as lines:
-        model = RunModel(run_folder, loop) if run_folder else None
-        check_lines(lines, model.config if model else load(preset, overrides or []), sys.stdout, model)
+        model = RunModel(run_folder, loop or 0) if run_folder else None
+        check_lines(lines, model.config if model else load(preset or "paper", overrides or []), sys.stdout, model)
 
 
 @app.command()

@@ -200,4 +200,4 @@ def _first_generation(number: pd.Series, met: pd.Series) -> int | str:
     """The generation that met a criterion first, in words if none did."""
     if number.isna().all():
         return "not measured"
-    return int(number.index[met][0]) if met.any() else f"not by generation {number.index.max()}"
+    return int(number.index[met][0]) if met.any() else f"not by generation {number.dropna().index.max()}"

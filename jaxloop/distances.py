@@ -74,7 +74,7 @@ def total_variation(source_log_prob_N: np.ndarray, model_log_prob_N: np.ndarray)
       source_log_prob_N: nats; minus infinity outside the support.
       model_log_prob_N: nats, under the distribution that wrote the rows.
     """
-    return mean_of(np.maximum(-np.expm1(np.minimum(source_log_prob_N - model_log_prob_N, 0)), 0))
+    return mean_of(-np.expm1(np.minimum(source_log_prob_N - model_log_prob_N, 0)))
 
 
 class ExactDistances(NamedTuple):
@@ -84,8 +84,8 @@ class ExactDistances(NamedTuple):
     reverse_kl_nats: float
     total_variation: float
     inside_share: float  # Q
-    false_share: float  # mass on expressions of the grammar that are outside the support
-    invalid_share: float  # mass on all that is no expression of the grammar
+    false_share: float  # mass on the enumerated expressions that are outside the support
+    invalid_share: float  # mass on everything else
     covered_share: float  # mass of the source on expressions that are alive
 
 
@@ -106,13 +106,13 @@ def exact_distances(source_log_prob_W: np.ndarray, model_log_prob_W: np.ndarray,
     written = q > 0
     reverse = math.fsum(q[written] * (model_log_prob - source_log_prob)[written])
     return ExactDistances(
-        forward_kl_nats=math.fsum(p * (source_log_prob - model_log_prob)) if np.all(written) else math.inf,
+        forward_kl_nats=math.fsum(p * (source_log_prob - model_log_prob)),
         reverse_kl_nats=reverse / inside - math.log(inside) if inside > 0 else math.nan,
         total_variation=0.5 * (math.fsum(np.abs(p - q)) + false + invalid),
         inside_share=inside,
         false_share=false,
         invalid_share=invalid,
-        covered_share=math.fsum(p[is_alive(source_log_prob, model_log_prob, alive_share)]),
+        covered_share=min(1.0, math.fsum(p[is_alive(source_log_prob, model_log_prob, alive_share)])),
     )
 
 

@@ -9,7 +9,7 @@ count c(context token), and with the context without its first token as the shor
 
 a(context) gives the tokens that were not seen all the mass that is left; p_0 is uniform over the eight tokens, so every
 token is possible everywhere. D_k = n1 / (n1 + 2 n2), n1 and n2 being the k-grams that were seen once and twice; 1/2
-where either number is 0, for the formula then gives 1 or 0, and what was seen once, or never, would be impossible. A
+where either number is 0, for the formula then gives 1, 0 or nothing, and seen or unseen tokens would be impossible. A
 context after which all eight tokens were seen has nobody to give mass to, and is not discounted.
 
 Legend: N rows, T tokens a row, V vocabulary, G k-grams or contexts counted, C different contexts of a length.

@@ -81,7 +81,7 @@ def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[tuple[str, bool, pd
     return sorted(cells, key=lambda cell: cell[1])
 
 
-def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], path: Path) -> Path:
+def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], learner: str, path: Path) -> Path:
     """Draw correctness, the source's tails and diversity against generation, and write the figure.
 
     Above, two panels per cell, means over seeds: the shares of true, false and invalid samples; and where the model's
@@ -93,13 +93,15 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], p
       metrics: the rows of metrics.csv.
       tails: the rows of tails.csv.
       axes: the axes of the grid, which are columns of `metrics`.
+      learner: whose loops they are, where that is no axis.
       path: where to write; its folder is made.
     """
     plain_axes = [axis for axis in axes if axis != _LEARNER]
     if _LEARNER not in axes:
-        metrics = metrics.assign(**{_LEARNER: "transformer"})
+        metrics = metrics.assign(**{_LEARNER: learner})
     learners = list(dict.fromkeys(metrics[_LEARNER]))
-    main = metrics[metrics[_LEARNER] == ("transformer" if "transformer" in learners else learners[0])]
+    shown = "transformer" if "transformer" in learners else learners[0]
+    main = metrics[metrics[_LEARNER] == shown]
     cells = cells_of(metrics, plain_axes)
     colours = _colours_of(cells)
     panels = [(label, rows) for label, control, rows in cells_of(main, plain_axes) if not control]
@@ -123,7 +125,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], p
             panel.set(xlim=(0, last_generation), ylim=(0 if kind else lowest_share, 1))
             panel.xaxis.get_major_locator().set_params(integer=True)
             if kind == 0:
-                panel.set_title(label, fontsize="medium")
+                panel.set_title(label if shown == "transformer" else f"{label}, {shown}", fontsize="medium")
             if place % columns:
                 panel.set_ylabel("")
                 panel.set_yticklabels([])
@@ -171,7 +173,7 @@ def _colours_of(cells: list[tuple[str, bool, pd.DataFrame]]) -> list:
 
 def _draw_correctness(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame, first: bool) -> None:
     """The shares of true, false and invalid samples."""
-    means = rows.groupby("generation")[list(_SHARES)].mean()
+    means = _widened(rows.groupby("generation")[list(_SHARES)].mean())
     panel.stackplot(
         means.index,
         *(means[share] for share in _SHARES),
@@ -184,21 +186,25 @@ def _draw_correctness(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame, fir
 
 
 def _draw_tenths(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame, first: bool) -> None:
-    """The model's mass in each tenth of the source; what is left to 1 lies outside of its support."""
-    means = tenths.pivot_table(index="generation", columns="class", values="model_share")
-    means = means[sorted(means.columns, key=int)]
-    colours = matplotlib.colormaps["cividis"](np.linspace(0, 1, len(means.columns)))
-    panel.set_facecolor("#999999")
+    """The model's mass in each tenth of the source, and what lies outside of its support."""
+    means = _widened(tenths.pivot_table(index="generation", columns="class", values="model_share"))
+    means = means[sorted(means.columns, key=int)].assign(outside=lambda inside: 1 - inside.sum(axis=1))
+    colours = [*matplotlib.colormaps["cividis"](np.linspace(0, 1, len(means.columns) - 1)), "#999999"]
     bands = panel.stackplot(means.index, means.to_numpy().T, colors=colours, linewidth=0.4, edgecolor="white")
     panel.set_ylabel("the model's mass,\nby tenths of the source")
     if first:
         panel.legend(
-            [bands[-1], bands[0]],
-            ["least probable tenth", "most probable tenth"],
+            [bands[-1], bands[-2], bands[0]],
+            ["outside the source", "least probable tenth", "most probable tenth"],
             loc="lower left",
             fontsize="small",
             framealpha=0.9,
         )
+
+
+def _widened(means: pd.DataFrame) -> pd.DataFrame:
+    """A single generation as wide as one, so that it can be seen."""
+    return means.reindex([means.index[0], means.index[0] + 1], method="ffill") if len(means) == 1 else means
 
 
 def _draw_lines(panel: Axes, cells: list, colours: list, values_of: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -209,7 +215,8 @@ def _draw_lines(panel: Axes, cells: list, colours: list, values_of: Callable[[pd
                 for _, one in of_learner.groupby("loop"):
                     panel.plot(one["generation"], one["value"], color=colour, linewidth=0.8, alpha=0.45)
             means = of_learner.groupby("generation")["value"].mean()
-            panel.plot(means.index, means, color=colour, **_STYLES[learner])
+            style = _STYLES[learner] if len(means) > 1 else {"marker": "o", **_STYLES[learner]}
+            panel.plot(means.index, means, color=colour, **style)
 
 
 def _legend_handles(cells: list, colours: list, learners: list[str]) -> list[Line2D]:
@@ -220,6 +227,6 @@ def _legend_handles(cells: list, colours: list, learners: list[str]) -> list[Lin
         Line2D([], [], color=colour, linewidth=2.2, label=label + note)
         for (label, _, _), colour in zip(cells, colours, strict=True)
     ]
-    if len(learners) > 1:
+    if learners != ["transformer"]:
         handles += [Line2D([], [], color="#777777", label=learner, **_STYLES[learner]) for learner in learners]
     return handles

@@ -127,10 +127,10 @@ def run(
     use_all_cores()
     keep_compiled_programs()
     language = language_of(config.language)
-    all_loops = loops(config)
+    all_loops, yardsticks = loops(config), Yardsticks(config, language)
     with RunFolder(path, config, command, overwrite) as folder:
-        yardsticks = Yardsticks(config, language)
-        states = {loop.index: state for loop in all_loops if (state := folder.restore(loop, display.warn))}
+        restored = {loop.index: folder.restore(loop, yardsticks.tail_rows, display.warn) for loop in all_loops}
+        states = {index: state for index, state in restored.items() if state}
         folder.drop_unfinished(states)
         display.begin(all_loops, states, report.as_frame(folder.rows("metrics"), "metrics"))
 
@@ -177,4 +177,4 @@ def close(folder: RunFolder, config: Config) -> Path | None:
     folder.write_derived("collapse", collapse_rows(frame, tails, axes))
     folder.write_derived("half_lives", half_life_rows(frame, tails, axes))
     folder.write_derived("split", split_rows(frame, axes))
-    return report.draw_overview(frame, tails, axes, folder.path / "figures" / "overview.png")
+    return report.draw_overview(frame, tails, axes, config.learner.name, folder.path / "figures" / "overview.png")

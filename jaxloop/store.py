@@ -45,7 +45,6 @@ from jaxloop.verify import Judgement
 CHECKPOINTS_KEPT = 2
 
 _SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
-# Tables by loop and generation; the last one has rows of those generations only in which it is measured.
 _TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
 _DERIVED = ("collapse", "half_lives", "split")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
@@ -167,12 +166,13 @@ class RunFolder:
     def _loop_folder(self, kind: str, loop: Loop) -> Path:
         return self.path / kind / f"loop_{loop.index:03d}"
 
-    def _require_results(self, loop: Loop, generation: int, folder: Path) -> None:
+    def _require_results(self, loop: Loop, generation: int, tail_rows: Callable[[int], int], folder: Path) -> None:
         """Refuse if anything is missing of the generations that a checkpoint stands for."""
         for earlier in range(generation + 1):
-            for name, table in list(self._tables.items())[:-1]:
+            expected = {"metrics": 1, "timings": 1, "tails": tail_rows(earlier)}
+            for name, table in self._tables.items():
                 found = len(table.get((loop.index, earlier), ()))
-                if not found or (found > 1 and name in ("metrics", "timings")):
+                if found != expected.get(name, max(found, 1)):
                     raise InputError(
                         f"{self.path / f'{name}.csv'}: has {found or 'no'} rows of loop {loop.index}, generation "
                         f"{earlier}, which {folder} holds; put it right, or start anew with --overwrite"
@@ -182,8 +182,13 @@ class RunFolder:
                     f"{self._samples_path(loop, earlier)}: is missing; put it back, or start anew with --overwrite"
                 )
 
-    def restore(self, loop: Loop, warn: Callable[[str], None]) -> State | None:
+    def restore(self, loop: Loop, tail_rows: Callable[[int], int], warn: Callable[[str], None]) -> State | None:
         """Where a loop stands: its newest checkpoint that is whole; None for a loop that has not begun.
+
+        Args:
+          loop: which one.
+          tail_rows: how many rows of tails.csv a generation has.
+          warn: is told of checkpoints that are left out.
 
         Raises:
           InputError: results or checkpoints are missing or damaged, so that going on would lose what was measured.
@@ -205,7 +210,7 @@ class RunFolder:
             if not whole:
                 warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
                 continue
-            self._require_results(loop, generation, folder)
+            self._require_results(loop, generation, tail_rows, folder)
             with np.load(checkpoint / "state.npz", allow_pickle=False) as saved:
                 training, archive = (
                     Rows(*(saved[f"{name}.{field}"] for field in Rows._fields)) for name in Carry._fields
@@ -376,6 +381,9 @@ def load_parameters(run: Path, loop: int, generation: int | None = None) -> dict
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(path.absolute())
     by_name = {_plain_path(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(restored)}
+    expected = {_plain_path(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(structure)}
+    if expected != {where: leaf.shape for where, leaf in by_name.items()}:
+        raise InputError(f"{path}: is no model of the sizes in {run / 'config.toml'}; somebody has changed one of them")
     return jax.tree_util.tree_map_with_path(lambda where, _: by_name[_plain_path(where)], structure)
 
 

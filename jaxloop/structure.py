@@ -147,7 +147,9 @@ def hill_number(counts_C: np.ndarray, order: float) -> float:
 
 
 def distinct_ngrams(tokens_NxT: np.ndarray, n: int) -> float:
-    """Distinct-n: different n-grams of tokens over all n-grams of all rows (Li et al. 2016).
+    """Distinct-n: different n-grams of tokens over all n-grams of all rows, as it is commonly computed.
+
+    Li et al. (2016), who proposed it, divide by the number of tokens instead.
 
     An n-gram lies within one row, before its first `<eos>`. More rows make the number smaller, so compare equal
     numbers of rows.

@@ -1,7 +1,7 @@
 """Which part of the source has died: its mass and its first expressions, by classes of expressions.
 
 The classes are the tenths of the source by probability, from its most probable expressions to its least probable
-("the tails disappear first", Shumailov et al. 2023, made exact), the depth of the tree, its number of operators, and
+(whose tails disappear, says the work of Shumailov et al. 2023), the depth of the tree, its number of operators, and
 what stands at its root.
 
 Tenths have equal mass, exactly. All expressions of one probability are alike, so where a border of tenths falls among
@@ -34,10 +34,6 @@ class Rows(NamedTuple):
     depth_N: np.ndarray
     operators_N: np.ndarray
     root_N: np.ndarray
-
-    def take(self, index_N: np.ndarray) -> "Rows":
-        """The rows at these places."""
-        return Rows(*(field[index_N] for field in self))
 
 
 def describe_rows(tokens_NxT: np.ndarray, log_prob_N: np.ndarray, depth_N: np.ndarray) -> Rows:
@@ -114,4 +110,5 @@ def alive_shares(
     alive_N = is_alive(source_log_prob_N, model_log_prob_N, alive_share)
     members_G = membership_NxG.sum(axis=0)
     alive_G = alive_N.astype(float) @ membership_NxG
-    return np.divide(alive_G, members_G, out=np.full(len(members_G), math.nan), where=members_G > 0)
+    shares_G = np.divide(alive_G, members_G, out=np.full(len(members_G), math.nan), where=members_G > 0)
+    return np.minimum(shares_G, 1)  # Sums of parts may be rounded up.

@@ -124,6 +124,11 @@ class Yardsticks:
 
         return probes
 
+    def tail_rows(self, generation: int) -> int:
+        """How many rows of tails.csv a generation has."""
+        due = is_due(self._settings.distances_every_generations, generation)
+        return sum(len(classes.labels) for classes in self._tails.classes) if due else 0
+
     def measure(self, record: Record, judgement: Judgement) -> tuple[dict[str, float], list[dict]]:
         """Measure one generation of one loop.
 

@@ -99,6 +99,8 @@ def test_a_meaning_that_was_measured_now_and_then():
     """Every k-th generation only: the others are no evidence, neither for nor against."""
     gaps = {"untempered_forward_kl_nats": lambda g: (1.0 if g < 6 else 3.0) if g % 4 == 0 else math.nan}
     assert verdicts(**gaps)["any rise of the loss"] == 8
+    once = {"outside_share": lambda g: 0.0 if g == 4 else math.nan}
+    assert verdicts(**once)["false or impossible output"] == "not by generation 4", "what was not measured is not known"
 
 
 def test_what_was_infinite_from_the_start_did_not_rise():

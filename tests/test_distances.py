@@ -137,6 +137,9 @@ def test_exact_distances_by_hand():
     )
     dead = exact_distances(np.log([0.75, 0.25]), np.array([0.0, -math.inf]), 0.6)
     assert dead.forward_kl_nats == math.inf
+    # A probability that is too small for a float is not impossible.
+    tiny = exact_distances(np.log([0.5, 0.5]), np.array([0.0, -800.0]), 0.6)
+    assert tiny.forward_kl_nats == pytest.approx(400 + math.log(0.5))
     assert dead.reverse_kl_nats == pytest.approx(-math.log(0.75))
     nothing = exact_distances(np.log([0.75, 0.25]), np.full(2, -math.inf), 0.6)
     assert math.isnan(nothing.reverse_kl_nats) and nothing.total_variation == 1 and nothing.invalid_share == 1

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from tiny import Silent, results, tiny_config
 
 from jaxloop.config import load, loops
+from jaxloop.errors import InputError
 from jaxloop.language import Language, language_of
 from jaxloop.loop import Record, run_loops
 from jaxloop.references import ReferenceLearner, fit
@@ -71,14 +73,32 @@ def test_heterozygosity_decays_by_one_in_n_a_generation():
     assert abs(values.mean() - expected) < 4 * values.std(ddof=1) / math.sqrt(len(values))
 
 
+def exact_times(rows: int) -> dict[type, float]:
+    """Expected generations until one expression is left, of the exact Wright-Fisher process, by solving its chain."""
+    inner = np.arange(1, rows)
+    alleles = scipy.stats.binom.pmf(inner[None, :], rows, inner[:, None] / rows)
+    two = np.linalg.solve(np.eye(rows - 1) - alleles, np.ones(rows - 1))[rows // 2 - 1]
+    # Backwards in time: k rows have j different ancestors, until there is one.
+    ancestors = np.zeros((rows + 1, rows + 1))
+    ancestors[0, 0] = 1
+    for k in range(1, rows + 1):
+        for j in range(1, k + 1):
+            # The k-th row has one of the j ancestors of those before it, or another one.
+            new = (rows - j + 1) / rows
+            ancestors[k, j] = ancestors[k - 1, j] * j / rows + ancestors[k - 1, j - 1] * new
+    inner = ancestors[2:, 2:]
+    different = np.linalg.solve(np.eye(rows - 1) - inner, np.ones(rows - 1))[-1]
+    return {TwoAlleles: two, AllDifferent: different}
+
+
 @pytest.mark.parametrize(
-    ("source_kind", "generations_per_row"),
-    # Kimura and Ohta (1969), for n genes: two alleles at frequency x are down to one after
-    # -2 n (x log x + (1 - x) log(1 - x)); without mutation, n different genes after 2 n (1 - 1/n), the time to the
-    # most recent common ancestor (Kingman 1982).
+    ("source_kind", "diffusion_per_row"),
+    # The diffusion approximation for n genes: two alleles at frequency x are down to one after
+    # -2 n (x log x + (1 - x) log(1 - x)) generations (Watterson 1962, Ewens 1963; Kimura and Ohta 1969 give its two
+    # parts), and n different genes after 2 n (1 - 1/n), the time to the most recent common ancestor (Kingman 1982).
     [(TwoAlleles, 2 * math.log(2)), (AllDifferent, 2 * (1 - 1 / 20))],
 )
-def test_fixation_takes_as_long_as_population_genetics_says(source_kind, generations_per_row):
+def test_fixation_takes_as_long_as_population_genetics_says(source_kind, diffusion_per_row):
     """Catches a drift that is faster or slower than that of n rows, though its first step may be right."""
     rows, generations = 20, 140
     heterozygosity = drift(source_kind, rows, generations)
@@ -86,7 +106,9 @@ def test_fixation_takes_as_long_as_population_genetics_says(source_kind, generat
     assert np.mean(fixed[:, -1]) > 0.97, "hardly any loop may be cut off"
     times = np.where(fixed.any(axis=1), fixed.argmax(axis=1) + 1, generations)
     standard_error = times.std(ddof=1) / math.sqrt(len(times))
-    assert abs(times.mean() - generations_per_row * rows) < 3.5 * standard_error
+    exact = exact_times(rows)[source_kind]
+    assert abs(times.mean() - exact) < 3.5 * standard_error
+    assert exact == pytest.approx(diffusion_per_row * rows, rel=1.3 / rows), "the approximation is off by about 1 in n"
     assert np.all(np.diff(fixed.astype(int), axis=1) >= 0), "what is lost does not come back"
 
 
@@ -228,10 +250,15 @@ def test_references_run_beside_the_transformer_and_resume(tmp_path, cycle):
     assert len({loop.config.learner.name for loop in loops(tiny_config(*settings))}) == 5
 
 
-def test_a_language_that_cannot_be_enumerated_is_refused_before_anything_is_trained(tmp_path):
-    """Hours of training must not end in the message that a measure is impossible."""
-    from jaxloop.errors import InputError
-
+def test_a_language_that_cannot_be_enumerated_costs_nothing(tmp_path):
+    """Hours of training must not end in the message that a measure is impossible; nor may the run that lies in the
+    folder be gone after it.
+    """
+    run(tiny_config("learner.name=resample"), tmp_path / "run", "test", Silent())
+    before = results(tmp_path / "run")
     config = load("bench", ["measure.enumerate_every_generations=1"])
-    with pytest.raises(InputError, match="at most 1,000,000 are enumerated"):
-        run(config, tmp_path / "run", "test", Silent())
+    for path in (tmp_path / "run", tmp_path / "new"):
+        with pytest.raises(InputError, match="at most 1,000,000 are enumerated"):
+            run(config, path, "test", Silent(), overwrite=True)
+    assert results(tmp_path / "run") == before
+    assert not (tmp_path / "new").exists()

@@ -44,7 +44,9 @@ AXES = ["cycle.fresh_share", "learner.name"]
 @pytest.mark.parametrize("more", [{}, {"tails": False, "controls": False}, {"generations": 1}])
 def test_every_kind_of_run_has_its_figure(tmp_path, learners, shares, seeds, more):
     """One cell or many, one seed or several, references alone or beside the transformer, one generation, no tails."""
-    path = draw_overview(*tables(learners, shares, seeds, **more), AXES, tmp_path / "new" / "overview.png")
+    path = draw_overview(
+        *tables(learners, shares, seeds, **more), AXES, "transformer", tmp_path / "new" / "overview.png"
+    )
     image = imread(path)
     assert image.shape[0] > 600 and image.shape[1] > 900 and image[..., :3].std() > 0.05
     assert [file.name for file in path.parent.iterdir()] == ["overview.png"]

@@ -96,6 +96,12 @@ def test_a_model_that_is_not_there_is_named_in_one_line(undisturbed, tmp_path):
     for path, loop, message in ((tmp_path, 0, "is no run folder"), (undisturbed, 2, "has loops 0 to 1, and no loop 2")):
         with pytest.raises(InputError, match=message):
             RunModel(path, loop)
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    for old, new in (("layers = 1", "layers = 2"), ("width = 16", "width = 32")):
+        edit(tmp_path / "copy/config.toml", old, new)
+        with pytest.raises(InputError, match="is no model of the sizes in"):
+            load_parameters(tmp_path / "copy", 0)
+        edit(tmp_path / "copy/config.toml", new, old)
     with pytest.raises(InputError, match="has generations 1, 2"):
         load_parameters(undisturbed, 0, 0)
     with pytest.raises(InputError, match="has no checkpoints"):
@@ -211,6 +217,9 @@ def test_without_any_whole_checkpoint_the_run_refuses(undisturbed, tmp_path):
     ("damage", "said"),
     [
         (lambda run: (run / "provenance.csv").unlink(), "provenance.csv: has no rows of loop 0, generation 0"),
+        (lambda run: (run / "tails.csv").unlink(), "tails.csv: has no rows of loop 0, generation 0"),
+        (lambda run: drop_line(run / "tails.csv", 5), "tails.csv: has 17 rows of loop 0, generation 0"),
+        (lambda run: edit(run / "tails.csv", "tenth,1,0.1", "tenth,1,x"), "tails.csv: .*x"),
         (lambda run: (run / "samples/loop_001/generation_001.npz").unlink(), "generation_001.npz: is missing"),
         (lambda run: shutil.rmtree(run / "checkpoints"), "lacks checkpoints of what metrics.csv holds"),
         (lambda run: (run / "metrics.csv").write_text("loop,generation\n0,0,0\n"), "metrics.csv: is damaged"),
@@ -227,6 +236,11 @@ def test_missing_or_damaged_results_are_refused_and_nothing_is_lost(undisturbed,
     with pytest.raises(InputError, match=said):
         run_tiny(tmp_path / "copy")
     assert {path: path.read_bytes() for path in (tmp_path / "copy").rglob("*.csv")} == before
+
+
+def drop_line(path: Path, line: int) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:line] + lines[line + 1 :]))
 
 
 def edit(path: Path, old: str, new: str) -> None:
