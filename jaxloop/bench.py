@@ -15,7 +15,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxloop import metrics
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import first
-from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Outcome, Record, Seconds, State
@@ -24,7 +23,7 @@ from jaxloop.runner import tables_of
 from jaxloop.sample import Work
 from jaxloop.train import looks
 from jaxloop.vocabulary import VOCABULARY_SIZE, lengths, lengths_with_end
-from jaxloop.yardsticks import REAL, Yardsticks
+from jaxloop.yardsticks import REAL, Yardsticks, draw_rows
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
 _ROUND_SECONDS = 2.0
@@ -59,13 +58,6 @@ def training_flops_per_position(config: Config, row_tokens: int) -> float:
     return 3 * 2 * (matrices + attention)
 
 
-def draw_rows(config: Config, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The real rows and the held-out rows with which a loop of this seed begins, (N, T) and (H, T) uint8."""
-    language, width = language_of(config.language), config.model.context_tokens
-    rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
-    return rows_NxT, language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width)
-
-
 class Bench:
     """A config's learner with data in its hands: one loop, or as many as fill the machine."""
 
@@ -74,7 +66,7 @@ class Bench:
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
         self.learner = TransformerLearner(self.config, loop_count)
-        drawn = [draw_rows(config, seed) for seed in range(loop_count)]
+        drawn = [draw_rows(config, language_of(config.language), seed) for seed in range(loop_count)]
         inputs = [
             self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT)
             for seed, (rows_NxT, _) in enumerate(drawn)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxloop import census
-from jaxloop.distances import Estimate, is_alive, mean_of
+from jaxloop.distances import Estimate, mean_of
 from jaxloop.language import Language
 from jaxloop.structure import operator_counts, root_tokens
 from jaxloop.vocabulary import TOKENS
@@ -98,16 +98,13 @@ def estimated_shares(membership_NxG: np.ndarray, samples: int) -> list[Estimate]
     return [mean_of(np.concatenate([column, outside])) for column in membership_NxG.T]
 
 
-def exact_shares(membership_NxG: np.ndarray, model_log_prob_N: np.ndarray) -> list[Estimate]:
+def exact_shares(membership_NxG: np.ndarray, model_probability_N: np.ndarray) -> list[Estimate]:
     """The model's mass of each class by a sum over the whole support of the source."""
-    return [Estimate(float(share), 0.0) for share in np.exp(model_log_prob_N) @ membership_NxG]
+    return [Estimate(float(share), 0.0) for share in model_probability_N @ membership_NxG]
 
 
-def alive_shares(
-    membership_NxG: np.ndarray, source_log_prob_N: np.ndarray, model_log_prob_N: np.ndarray, alive_share: float
-) -> np.ndarray:
+def alive_shares(membership_NxG: np.ndarray, alive_N: np.ndarray) -> np.ndarray:
     """Of the given expressions, which part of each class is alive, (G,); not a number where a class has none."""
-    alive_N = is_alive(source_log_prob_N, model_log_prob_N, alive_share)
     members_G = membership_NxG.sum(axis=0)
     alive_G = alive_N.astype(float) @ membership_NxG
     shares_G = np.divide(alive_G, members_G, out=np.full(len(members_G), math.nan), where=members_G > 0)

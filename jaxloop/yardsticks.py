@@ -59,6 +59,13 @@ def is_due(every_generations: int, generation: int) -> bool:
     return every_generations > 0 and generation % every_generations == 0
 
 
+def draw_rows(config: Config, language: Language, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The real rows and the held-out rows with which a loop of this seed begins, (N, T) and (H, T) uint8."""
+    width = config.model.context_tokens
+    rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
+    return rows_NxT, language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width)
+
+
 class Yardsticks:
     """The measures of one run."""
 
@@ -68,14 +75,14 @@ class Yardsticks:
         Raises:
           InputError: the whole language is asked for, and too large to be enumerated.
         """
-        self._settings, self._width, self._rows = config.measure, config.model.context_tokens, config.cycle.rows
+        self._config, self._settings = config, config.measure
         self._language, self._tails = language, Tails(language)
         self.source_entropy_nats = language.entropy_nats
         self._real: dict[int, RealRows] = {}
         self._whole = self._whole_language() if config.measure.enumerate_every_generations else None
 
     def _whole_language(self) -> WholeLanguage:
-        tokens_WxT = self._language.enumerate(self._width)
+        tokens_WxT = self._language.enumerate(self._config.model.context_tokens)
         judgement = verdicts(tokens_WxT)
         log_prob_W = self._language.log_prob(tokens_WxT, judgement.verdict_N)
         inside_W = np.isfinite(log_prob_W)
@@ -85,13 +92,7 @@ class Yardsticks:
     def real_rows(self, seed: int) -> RealRows:
         """The held-out rows of a seed, and its first real data set."""
         if seed not in self._real:
-            held_out_HxT, first_FxT = (
-                self._language.draw(host_generator(seed, purpose), rows, self._width)
-                for purpose, rows in (
-                    (Purpose.HELD_OUT_ROWS, self._settings.held_out_rows),
-                    (Purpose.REAL_ROWS, self._rows),
-                )
-            )
+            first_FxT, held_out_HxT = draw_rows(self._config, self._language, seed)
             tokens_NxT = np.concatenate([held_out_HxT, first_FxT])
             judgement = verdicts(tokens_NxT)
             log_prob_N = self._language.log_prob(tokens_NxT, judgement.verdict_N)
@@ -148,29 +149,35 @@ class Yardsticks:
             "too_shallow_share": float(np.mean(misshapen_N & ~too_deep_N)),
         }
         real_nats, whole_nats = outcome.probed.get(REAL), outcome.probed.get(WHOLE)
-        columns |= self._distance_columns(record.loop.seed, real_nats, log_prob_N, outcome.sampled_log_prob_N)
+        real, alive_F = self.real_rows(record.loop.seed), None
+        if real_nats is not None:
+            first_nats_F = real_nats[1, real.first_place_F]
+            alive_F = is_alive(real.first_log_prob_F, first_nats_F, self._settings.alive_share)
+        columns |= self._distance_columns(real, real_nats, alive_F, log_prob_N, outcome.sampled_log_prob_N)
         columns |= self._exact_columns(whole_nats)
         if real_nats is None:
             return columns, []
-        inside = describe_rows(tokens_NxT[inside_N], log_prob_N[inside_N], judgement.depth_N[inside_N])
-        return columns, self._tail_rows(
-            record.loop.seed, self._tails.memberships(inside), len(tokens_NxT), real_nats, whole_nats
-        )
+        if whole_nats is None:
+            inside = describe_rows(tokens_NxT[inside_N], log_prob_N[inside_N], judgement.depth_N[inside_N])
+            memberships = self._tails.memberships(inside)
+            shares = {name: estimated_shares(of_rows, len(tokens_NxT)) for name, of_rows in memberships.items()}
+        else:
+            probability = np.exp(whole_nats[1, self._whole.inside_W])
+            shares = {name: exact_shares(of_rows, probability) for name, of_rows in self._whole.memberships.items()}
+        return columns, self._tail_rows(real, alive_F, shares)
 
-    def _distance_columns(self, seed, real_nats, source_log_prob_N, model_log_prob_N) -> dict[str, float]:
+    def _distance_columns(self, real, real_nats, alive_F, source_log_prob_N, model_log_prob_N) -> dict[str, float]:
         """Distances that are estimated from rows."""
         missing = Estimate(math.nan, math.nan)
         held_out_nats, first_alive_share = math.nan, math.nan
         forward = untempered = reverse = entropy = variation = missing
         if real_nats is not None:
-            real = self.real_rows(seed)
             plain_H, tempered_H = real_nats[:, : len(real.held_out_log_prob_H)]
             held_out_nats = float(-np.mean(plain_H))
             forward, untempered = (forward_kl(real.held_out_log_prob_H, nats_H) for nats_H in (tempered_H, plain_H))
             reverse = reverse_kl(source_log_prob_N, model_log_prob_N)
             variation = total_variation(source_log_prob_N, model_log_prob_N)
             entropy = mean_of(-model_log_prob_N)
-            alive_F = is_alive(real.first_log_prob_F, real_nats[1, real.first_place_F], self._settings.alive_share)
             first_alive_share = float(np.mean(alive_F))
         estimates = {
             "forward_kl": forward,
@@ -192,19 +199,12 @@ class Yardsticks:
             exact = exact_distances(self._whole.log_prob_W, whole_nats[1], self._settings.alive_share)
         return {f"exact_{name}": value for name, value in exact._asdict().items()}
 
-    def _tail_rows(self, seed, sampled_memberships, samples, real_nats, whole_nats) -> list[dict]:
+    def _tail_rows(self, real: RealRows, alive_F: np.ndarray, shares_of: dict[str, list[Estimate]]) -> list[dict]:
         """The rows of tails.csv: every class of expressions, its mass and what is alive of its first expressions."""
-        real, rows = self.real_rows(seed), []
+        rows = []
         for classes in self._tails.classes:
-            if whole_nats is None:
-                shares = estimated_shares(sampled_memberships[classes.name], samples)
-            else:
-                inside_nats = whole_nats[1, self._whole.inside_W]
-                shares = exact_shares(self._whole.memberships[classes.name], inside_nats)
-            first_FxG = real.memberships[classes.name]
-            alive_G = alive_shares(
-                first_FxG, real.first_log_prob_F, real_nats[1, real.first_place_F], self._settings.alive_share
-            )
+            shares, first_FxG = shares_of[classes.name], real.memberships[classes.name]
+            alive_G = alive_shares(first_FxG, alive_F)
             columns = zip(classes.labels, classes.source_share_G, shares, first_FxG.sum(axis=0), alive_G, strict=True)
             for label, source_share, share, first_count, alive in columns:
                 rows.append(

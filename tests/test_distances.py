@@ -84,7 +84,7 @@ def test_estimates_agree_with_exact_sums(whole, make, temperature):
     depth_N = np.asarray(judgement.depth_N)
     of_samples = tails.memberships(describe_rows(sampled_NxT[inside_N], source_N[inside_N], depth_N[inside_N]))
     for name, membership_WxG in of_whole.items():
-        sums = [share.value for share in exact_shares(membership_WxG, model_W[inside_W])]
+        sums = [share.value for share in exact_shares(membership_WxG, np.exp(model_W[inside_W]))]
         assert sum(sums) == pytest.approx(exact.inside_share, abs=1e-9)
         for share, estimate in zip(sums, estimated_shares(of_samples[name], len(sampled_NxT)), strict=True):
             assert agrees(estimate, share) or (share < 2e-3 and estimate.value < 5e-3)
@@ -99,7 +99,7 @@ def test_tenths_and_classes_have_their_mass(whole):
     for classes in tails.classes:
         membership_WxG = tails.memberships(rows)[classes.name]
         np.testing.assert_allclose(membership_WxG.sum(axis=1), 1, atol=1e-9)
-        sums = [share.value for share in exact_shares(membership_WxG, source_W[inside_W])]
+        sums = [share.value for share in exact_shares(membership_WxG, np.exp(source_W[inside_W]))]
         np.testing.assert_allclose(sums, classes.source_share_G, atol=1e-9)
     # From the most to the least probable: no expression of a tenth is more probable than one of the tenth before.
     tenth_WxG = tails.memberships(rows)["tenth"]
@@ -113,7 +113,7 @@ def test_alive_is_by_the_stated_share_of_the_true_probability():
     model_N = np.log([0.04001, 0.02999, 0.9, 1e-9])
     np.testing.assert_array_equal(is_alive(source_N, model_N, share), [True, False, True, False])
     membership_NxG = np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 1, 0]])
-    found = alive_shares(membership_NxG, source_N, model_N, share)
+    found = alive_shares(membership_NxG, is_alive(source_N, model_N, share))
     np.testing.assert_allclose(found[:2], [1 / 1.5, 1 / 2.5])
     assert math.isnan(found[2])
     assert not is_alive(source_N, np.full(4, -math.inf), share).any()
