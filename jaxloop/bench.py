@@ -19,11 +19,13 @@ from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Outcome, Record, Seconds, State
 from jaxloop.population import core_count, keep_compiled_programs, processor_lines, use_all_cores
+from jaxloop.programs import operations_per_position
 from jaxloop.runner import tables_of
 from jaxloop.sample import Work
+from jaxloop.source import first_rows, held_out_rows
 from jaxloop.train import looks
-from jaxloop.vocabulary import VOCABULARY_SIZE, lengths, lengths_with_end
-from jaxloop.yardsticks import REAL, Yardsticks, draw_rows
+from jaxloop.vocabulary import lengths_with_end
+from jaxloop.yardsticks import REAL, Yardsticks
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
 _ROUND_SECONDS = 2.0
@@ -50,14 +52,6 @@ def ceiling_flops(repeats: int) -> dict[str, float]:
     return spread(rates)
 
 
-def training_flops_per_position(config: Config, row_tokens: int) -> float:
-    """Operations of a step for each position: forward, and twice as many backward; products of matrices only."""
-    model = config.model
-    matrices = 12 * model.width**2 * model.layers + VOCABULARY_SIZE * model.width
-    attention = 2 * row_tokens * model.width * model.layers
-    return 3 * 2 * (matrices + attention)
-
-
 class Bench:
     """A config's learner with data in its hands: one loop, or as many as fill the machine."""
 
@@ -66,7 +60,7 @@ class Bench:
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
         self.learner = TransformerLearner(self.config, loop_count)
-        drawn = [draw_rows(config, language_of(config.language), seed) for seed in range(loop_count)]
+        drawn = [(first_rows(config, seed), held_out_rows(config, seed)) for seed in range(loop_count)]
         inputs = [
             self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT)
             for seed, (rows_NxT, _) in enumerate(drawn)
@@ -162,7 +156,7 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         say(f"{count} loop{'s' if count > 1 else ''}: training, {round_steps} steps a round")
         subject.without_looks()
         seconds = [subject.train_round() for _ in range(repeats + 1)][1:]
-        flops = subject.positions_per_step * training_flops_per_position(config, subject.learner.shape.row_tokens)
+        flops = subject.positions_per_step * operations_per_position(config, subject.learner.shape.row_tokens)
         part["training"] = {
             "row_tokens": subject.learner.shape.row_tokens,
             "chunk_rows": subject.learner.shape.chunk_rows,
@@ -218,7 +212,7 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
     language = language_of(config.language)
     rows_NxT = language.draw(np.random.default_rng(0), _MEASURED_SAMPLES, config.model.context_tokens)
     loop = loops(config)[0]
-    yardsticks = Yardsticks(config, language)
+    yardsticks = Yardsticks(config)
     real = len(yardsticks.real_rows(loop.seed).tokens_NxT)
     outcome = Outcome(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)
     record = Record(loop, State(0, first(config.cycle, rows_NxT), rows_NxT), outcome, Seconds(0.0, 0.0, {}))
@@ -238,9 +232,8 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
 
 def steps_of_a_round(config: Config, flops_per_second: float) -> int:
     """Steps that take about as long as a round should, if a third of the ceiling is reached."""
-    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), 1000, config.model.context_tokens)
-    tokens = config.train.batch_expressions * (lengths(drawn_NxT).mean() + 1)
-    step_seconds = tokens * training_flops_per_position(config, config.model.context_tokens) / (flops_per_second / 3)
+    tokens = config.train.batch_expressions * (language_of(config.language).mean_tokens + 1)
+    step_seconds = tokens * operations_per_position(config, config.model.context_tokens) / (flops_per_second / 3)
     return int(np.clip(_ROUND_SECONDS / step_seconds, 1, 200))
 
 

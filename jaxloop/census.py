@@ -18,6 +18,9 @@ import numpy as np
 
 from jaxloop.language import Language
 
+# Far more than rounding, and far less than what two levels of probability differ by.
+LEVEL_TOLERANCE_NATS = 1e-6
+
 
 def _product(a_KxM: np.ndarray, b_KxM: np.ndarray) -> np.ndarray:
     """Product of two polynomials in two variables; a direct sum of non-negative terms, so every term is accurate."""

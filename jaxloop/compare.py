@@ -16,8 +16,8 @@ from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.peer import Peer
 from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.source import first_rows, held_out_rows
 from jaxloop.vocabulary import lengths
-from jaxloop.yardsticks import draw_rows
 
 # nanoGPT writes every sequence up to the context, so its time is proportional to their number.
 _PEER_SEQUENCES = 250
@@ -55,7 +55,7 @@ def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None])
     one, many = (Bench(config, count, round_steps, repeats + 1) for count in (1, full))
     width = config.model.context_tokens
     batch_rows = max(1, round(one.tokens_per_step / width))
-    peer.begin(0, draw_rows(config, language_of(config.language), 0)[0], batch_rows)
+    peer.begin(0, first_rows(config, 0), batch_rows)
     peer_tokens = batch_rows * width
     rates = {"nanoGPT, all cores": [], "jaxloop, one loop": [], f"jaxloop, {full} loops": []}
     samples = {name: [] for name in rates}
@@ -98,7 +98,7 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
     config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": seeds, "grid": {}})
     width = config.model.context_tokens
     all_loops, learners = loops(config), {count: TransformerLearner(config, count) for count in (1, full)}
-    drawn = [draw_rows(config, language_of(config.language), seed) for seed in seeds]
+    drawn = [(first_rows(config, seed), held_out_rows(config, seed)) for seed in seeds]
     held_out = [learners[1].probe(held_out_HxT) for _, held_out_HxT in drawn]
     say("a generation from end to end: compiling")
     for learner in learners.values():

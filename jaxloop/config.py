@@ -1,7 +1,7 @@
 """The schema: every setting with its unit, range and default, the presets, and the grid of loops they span.
 
-*Knobs* are plain numbers inside the compiled programs: a grid over them compiles nothing more. Every other setting is
-static: it decides shapes or the program itself. Of those only the learner may be varied within a run.
+*Knobs* are plain numbers inside the compiled programs: a grid over them compiles nothing more. Other settings may be
+varied as well; those that decide shapes or the program itself cost a compilation for each value (see `programs`).
 """
 
 import difflib
@@ -23,10 +23,11 @@ KNOBS = (
     "train.learning_rate",
     "train.weight_decay",
 )
-AXES = (*KNOBS, "learner.name")
 
 # Settings that stand in no section.
 _TOP_LEVEL = ("seeds", "controls")
+# They decide no result, so there is nothing to compare.
+_NO_AXES = ("population",)
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -69,6 +70,27 @@ class CycleSettings(_Section):
         None,
         description="incremental: part of all rows that is new (0.5); other cycles: 1 - fresh_share",
     )
+    rescue_generation: int = Field(
+        0, ge=0, le=10**5, description="from this generation on the fresh share is rescue_fresh_share; 0: never"
+    )
+    rescue_fresh_share: Share | None = Field(None, description="fresh share from rescue_generation on")
+    first_mass_share: float = Field(
+        1.0,
+        ge=0.01,
+        le=1,
+        allow_inf_nan=False,
+        description="the first real rows are drawn from the most probable expressions that hold this part of the "
+        "source's mass",
+    )
+
+    @model_validator(mode="after")
+    def _rescue_is_whole(self):
+        if bool(self.rescue_generation) != (self.rescue_fresh_share is not None):
+            raise ValueError(
+                f"rescue_generation ({self.rescue_generation}) and rescue_fresh_share ({self.rescue_fresh_share}) "
+                "belong together: set both, or rescue_generation to 0 and no rescue_fresh_share"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -83,9 +105,10 @@ class CycleSettings(_Section):
             )
         return self
 
-    @property
-    def fresh_part(self) -> float:
-        """Part of the new rows that comes fresh from the source."""
+    def fresh_part(self, generation: int) -> float:
+        """Part of a generation's new rows that comes fresh from the source."""
+        if 0 < self.rescue_generation <= generation:
+            return self.rescue_fresh_share
         if self.fresh_share is not None:
             return self.fresh_share
         if self.generated_share is not None and self.name != "incremental":
@@ -100,7 +123,8 @@ class CycleSettings(_Section):
     @property
     def fresh_only(self) -> bool:
         """Whether every model trains on rows of the source alone, and on new ones each time."""
-        return self.fresh_part == 1 and self.name in ("full_synthetic", "expanding")
+        always = self.fresh_part(1) == self.fresh_part(self.generations) == 1
+        return always and self.name in ("full_synthetic", "expanding")
 
 
 class LearnerSettings(_Section):
@@ -213,7 +237,9 @@ class Config(_Section):
     sample: SampleSettings = SampleSettings()
     measure: MeasureSettings = MeasureSettings()
     population: PopulationSettings = PopulationSettings()
-    grid: dict[str, list[Any]] = Field({}, description="settings that are varied: every combination is a cell")
+    grid: dict[str, list[Any]] = Field(
+        {}, description="settings that are varied (or sections: several settings at once); every combination is a cell"
+    )
 
     @model_validator(mode="after")
     def _sections_fit(self):
@@ -234,18 +260,37 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _axes_fit(self):
+        axis_of = {}
         for axis, values in self.grid.items():
             if axis in ("seed", "seeds"):
                 raise ValueError("grid: seeds are no axis; set seeds = [...], each repeats every cell")
-            if axis not in _setting_names() or "." not in axis:
-                raise ValueError(f"grid: unknown setting {axis!r}{_nearest(axis, AXES)}")
-            if axis not in AXES:
-                raise ValueError(f"grid: {axis} is static and cannot be varied in one run; axes are {', '.join(AXES)}")
             if not values:
                 raise ValueError(f'grid: "{axis}" needs at least one value')
             if any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f'grid: "{axis}" has a value twice: {values}')
+            for setting in _settings_of_axis(axis, values):
+                if setting not in _axis_names():
+                    if setting.partition(".")[0] in _NO_AXES:
+                        raise ValueError(f"grid: {setting} decides no result and cannot be varied; set it for the run")
+                    raise ValueError(f"grid: unknown setting {setting!r}{_nearest(setting, _axis_names())}")
+                if setting in axis_of:
+                    raise ValueError(f'grid: "{axis}" and "{axis_of[setting]}" both set {setting}')
+                axis_of[setting] = axis
         return self
+
+    @property
+    def axes(self) -> list[str]:
+        """Every setting that the grid sets, in order: the columns that tell its cells apart."""
+        return [setting for axis, values in self.grid.items() for setting in _settings_of_axis(axis, values)]
+
+
+def _settings_of_axis(axis: str, values: list) -> list[str]:
+    """The settings that an axis of the grid sets: one, or those of a section that any of its values has."""
+    if axis not in _section_names():
+        return [axis]
+    if not all(isinstance(value, dict) and value for value in values):
+        raise ValueError(f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {values!r}')
+    return [f"{axis}.{key}" for key in dict.fromkeys(key for value in values for key in value)]
 
 
 class Loop(NamedTuple):
@@ -253,43 +298,51 @@ class Loop(NamedTuple):
 
     index: int
     seed: int
-    axes: dict[str, Any]  # this cell's value of every axis of the grid
+    axes: dict[str, Any]  # this cell's value of every setting that the grid sets, None where it is unset
     config: Config  # with those values in place, and no grid
 
 
 def loops(config: Config) -> list[Loop]:
     """Every loop of a run: each cell of the grid in order and then the controls, each seed within it."""
-    cells = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
     plain = config.model_dump(exclude_none=True, exclude={"grid", "controls"})
-    configs = [(axes, _cell_config(plain, axes)) for axes in cells]
+    configs = [_cell_config(plain, dict(zip(config.grid, values, strict=True))) for values in _cells(config)]
     if config.controls:
-        for axes, cell_config in list(configs):
-            control = _control(axes, cell_config)
+        for control in [_control(cell_config) for cell_config in configs if not cell_config.cycle.fresh_only]:
             if control not in configs:
                 configs.append(control)
     return [
-        Loop(place * len(config.seeds) + offset, seed, axes, cell_config)
-        for place, (axes, cell_config) in enumerate(configs)
+        Loop(place * len(config.seeds) + offset, seed, _axes_of(config, cell_config), cell_config)
+        for place, cell_config in enumerate(configs)
         for offset, seed in enumerate(config.seeds)
     ]
 
 
-def _cell_config(plain: dict, axes: dict[str, Any]) -> Config:
+def _cells(config: Config):
+    """Every combination of the values of the grid's axes."""
+    return itertools.product(*config.grid.values())
+
+
+def _cell_config(plain: dict, values: dict[str, Any]) -> Config:
     """The settings of one cell of the grid."""
     cell = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
-    for axis, value in axes.items():
-        section, key = axis.split(".")
-        cell[section][key] = value
-    return _validated(cell, "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in axes.items()))
+    for axis, value in values.items():
+        section, _, key = axis.partition(".")
+        cell[section] |= {key: value} if key else value
+    return _validated(cell, "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in values.items()))
 
 
-def _control(axes: dict[str, Any], cell_config: Config) -> tuple[dict[str, Any], Config]:
+def _axes_of(config: Config, cell_config: Config) -> dict[str, Any]:
+    """What a cell has of the settings that the grid sets."""
+    return {axis: getattr(getattr(cell_config, axis.split(".")[0]), axis.split(".")[1]) for axis in config.axes}
+
+
+def _control(cell_config: Config) -> Config:
     """The cell whose models train on fresh data only, and are in all else like those of this one."""
     name = "expanding" if cell_config.cycle.name == "expanding" else "full_synthetic"
-    cycle = cell_config.cycle.model_copy(update={"name": name, "fresh_share": 1.0, "generated_share": None})
-    shares = {"cycle.fresh_share": 1.0, "cycle.generated_share": 0.0}
-    control_axes = {axis: shares.get(axis, value) for axis, value in axes.items()}
-    return control_axes, cell_config.model_copy(update={"cycle": cycle})
+    generated_share = None if cell_config.cycle.generated_share is None else 0.0
+    fresh_only = {"name": name, "fresh_share": 1.0, "generated_share": generated_share}
+    never = {"rescue_generation": 0, "rescue_fresh_share": None}
+    return cell_config.model_copy(update={"cycle": cell_config.cycle.model_copy(update=fresh_only | never)})
 
 
 def preset_folder() -> Path:
@@ -306,23 +359,20 @@ def preset_names() -> list[str]:
 def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a preset or a TOML file and apply `section.key=value` overrides.
 
+    A file may have a `scale`, the preset whose settings (but not its seeds, controls and grid) are its defaults, and
+    tables `[scales.PRESET]` of what it sets at one scale only. The override `scale=PRESET` chooses another one.
+
     An override of a setting that the grid varies replaces that axis.
 
     Raises:
       InputError: unknown preset, unreadable file, unknown setting, value out of range.
     """
-    if source.endswith(".toml") or "/" in source:
-        path = Path(source)
-    elif source in preset_names():
-        path = preset_folder() / f"{source}.toml"
-    else:
-        raise InputError(
-            f"no preset named {source!r}{_nearest(source, preset_names())}; "
-            f"presets: {', '.join(preset_names())}; a file's name ends in .toml"
-        )
-    table = _read_toml(path)
-    for override in overrides:
-        _apply(table, override)
+    settings = [_parse_override(override) for override in overrides]
+    scale = next((value for name, value in reversed(settings) if name == "scale"), None)
+    table = _at_scale(_read_toml(_path_of(source)), scale, source)
+    for name, value in settings:
+        if name != "scale":
+            _apply(table, name, value)
     config = _validated(table, f"{source} with {' '.join(overrides)}" if overrides else source)
     loops(config)
     return config
@@ -351,19 +401,27 @@ def describe() -> list[tuple[str, str, str, str, str]]:
     ]
     for name, setting in _section_fields().items():
         default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
-        kind = "knob" if name in KNOBS else "axis" if name in AXES else "static"
+        kind = "knob" if name in KNOBS else "static"
         rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
     return rows
+
+
+def _section_names() -> list[str]:
+    return [name for name in Config.model_fields if name not in _TOP_LEVEL and name != "grid"]
 
 
 def _section_fields() -> dict:
     """The schema's field of every `section.key`."""
     return {
         f"{section}.{key}": setting
-        for section, field in Config.model_fields.items()
-        if section not in _TOP_LEVEL and section != "grid"
-        for key, setting in type(field.default).model_fields.items()
+        for section in _section_names()
+        for key, setting in type(Config.model_fields[section].default).model_fields.items()
     }
+
+
+def _axis_names() -> list[str]:
+    """Every setting that a grid may vary."""
+    return [name for name in _section_fields() if name.split(".")[0] not in _NO_AXES]
 
 
 def _range_of(annotation) -> str:
@@ -419,6 +477,53 @@ def _read_toml(path: Path) -> dict:
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
+def _path_of(source: str) -> Path:
+    """Where a preset or file lies."""
+    if source.endswith(".toml") or "/" in source:
+        return Path(source)
+    if source not in preset_names():
+        raise InputError(
+            f"no preset named {source!r}{_nearest(source, preset_names())}; "
+            f"presets: {', '.join(preset_names())}; a file's name ends in .toml"
+        )
+    return preset_folder() / f"{source}.toml"
+
+
+def _at_scale(table: dict, chosen, source: str) -> dict:
+    """What a file sets, over the settings of its scale or of the one that was chosen in place of it."""
+    scales, default = _section(table, "scales"), table.pop("scale", None)
+    del table["scales"]
+    if default is None and (chosen is not None or scales):
+        raise InputError(
+            f"{source}: has no scale of its own that another one could replace; set its settings one by one"
+        )
+    if default is not None:
+        scale = default if chosen is None else chosen
+        plain = [name for name in preset_names() if "scale" not in _read_toml(_path_of(name))]
+        for name in (scale, *scales):
+            if name not in plain:
+                raise InputError(
+                    f"{source}: {name!r} is no scale{_nearest(str(name), plain)}; scales are {', '.join(plain)}"
+                )
+        of_scale = _read_toml(_path_of(scale))
+        settings = {name: section for name, section in of_scale.items() if name in _section_names()}
+        table = _merged(_merged(settings, table), _section(scales, scale))
+    if isinstance(table.get("grid"), dict):
+        # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
+        table["grid"] = _flat(table["grid"])
+    return table
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """Two tables in one; where both set something, the second wins."""
+    both = {name: _merged(below[name], value) for name, value in above.items() if _are_tables(below.get(name), value)}
+    return {**below, **above, **both}
+
+
+def _are_tables(*values) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
 def _section(table: dict, name: str) -> dict:
     section = table.setdefault(name, {})
     if not isinstance(section, dict):
@@ -426,7 +531,8 @@ def _section(table: dict, name: str) -> dict:
     return section
 
 
-def _apply(table: dict, override: str) -> None:
+def _parse_override(override: str) -> tuple[str, Any]:
+    """(setting, value) of `setting=value`."""
     name, equals, text = override.partition("=")
     name = name.strip()
     if not equals or not name:
@@ -443,23 +549,38 @@ def _apply(table: dict, override: str) -> None:
                 f"{name}: {shown} is not a value; write a number, true, false, a word or [a, list]"
             ) from None
         value = text.strip()
+    return name, value
+
+
+def _apply(table: dict, name: str, value) -> None:
+    """Set something, or an axis of the grid, in place of what is set."""
     section, _, key = name.partition(".")
     if section == "grid" and key:
-        _section(table, "grid")[key.strip('"')] = value
+        axis = key.strip('"')
+        _drop_axes(table, axis)
+        _section(table, "grid")[axis] = value
         return
     if name not in _setting_names() and name != "grid":
         raise InputError(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
     if key:
         _section(table, section)[key] = value
-        _section(table, "grid").pop(name, None)
+        _drop_axes(table, name)
     else:
-        table[name] = value
+        table[name] = _flat(value) if name == "grid" and isinstance(value, dict) else value
+
+
+def _drop_axes(table: dict, name: str) -> None:
+    """Take the axes out of the grid that set this setting, or one of this section."""
+    grid = _section(table, "grid")
+    for axis in list(grid):
+        in_section = isinstance(grid[axis], list) and any(
+            f"{axis}.{key}" == name for value in grid[axis] if isinstance(value, dict) for key in value
+        )
+        if axis == name or in_section or axis.startswith(f"{name}."):
+            del grid[axis]
 
 
 def _validated(table: dict, where: str) -> Config:
-    if isinstance(table.get("grid"), dict):
-        # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
-        table = {**table, "grid": _flat(table["grid"])}
     try:
         return Config.model_validate(table)
     except ValidationError as error:

@@ -61,11 +61,10 @@ class RunModel:
         """
         if not (run / "config.toml").is_file():
             raise InputError(f"{run}: is no run folder; name one that jaxloop run has made")
-        self.config = load(str(run / "config.toml"))
-        of_run = loops(self.config)
+        of_run = loops(load(str(run / "config.toml")))
         if loop >= len(of_run):
             raise InputError(f"{run}: has loops 0 to {len(of_run) - 1}, and no loop {loop}")
-        self._temperature = of_run[loop].config.sample.temperature
+        self.config = of_run[loop].config
         self._parameters = load_parameters(run, loop)
 
     def describe(self, texts: list[str]) -> list[dict]:
@@ -79,7 +78,7 @@ class RunModel:
         # As many rows as the next power of two, so that few shapes are compiled.
         padding = [[]] * ((1 << max(len(rows) - 1, 0).bit_length()) - len(rows))
         tokens_NxT = rows_from_ids([*rows.values(), *padding], width)
-        nats_2xN = log_prob(self.config.model, self._parameters, tokens_NxT, self._temperature)
+        nats_2xN = log_prob(self.config.model, self._parameters, tokens_NxT, self.config.sample.temperature)
         found = dict(zip(rows, nats_2xN.T.tolist(), strict=False))
         names = "model_log_prob", "model_log_prob_tempered"
         return [dict(zip(names, found.get(place, (None, None)), strict=True)) for place in range(len(texts))]

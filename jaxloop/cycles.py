@@ -87,7 +87,7 @@ def following(
     sampled = mark(sampled_NxT, SAMPLED, generation - 1)
 
     def new_rows(count: int) -> Rows:
-        fresh_count = row_count(settings.fresh_part, count)
+        fresh_count = row_count(settings.fresh_part(generation), count)
         fresh = mark(draw_fresh(fresh_count), FRESH, generation)
         # Samples are independent, so the first of them are as good a draw as any.
         return join([sampled.take(slice(count - fresh_count)), fresh])

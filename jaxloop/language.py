@@ -191,6 +191,21 @@ class Language:
             )
         return given[1] if self.only_true else _entropy(total) + total[0] * given[0] + total[1] * given[1]
 
+    @cached_property
+    def mean_tokens(self) -> float:
+        """Mean length of an expression of the source in tokens, `<eos>` not counted, from the leaves upwards."""
+        given, total = (0.0, 0.0), (0.0, 0.0)  # below a node, given its value
+        for depth in reversed(range(self.max_depth + 1)):
+            total = self.value_probabilities(depth)
+            given = tuple(
+                math.fsum(
+                    way.probability / total[value] * (3 + sum(given[x] for x in way.operands) if way.operands else 1)
+                    for way in ways
+                )
+                for value, ways in enumerate(self.ways(depth))
+            )
+        return given[1] if self.only_true else total[0] * given[0] + total[1] * given[1]
+
     def draw(self, generator: np.random.Generator, rows: int, width: int | None = None) -> np.ndarray:
         """Independent draws from the source.
 

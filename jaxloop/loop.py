@@ -11,15 +11,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxloop import cycles
-from jaxloop.config import Loop
+from jaxloop.config import Config, Loop
 from jaxloop.keys import Purpose, host_generator
 
 
 class Source(Protocol):
     """Where real rows come from."""
 
-    def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
-        """Independent rows (N, T)."""
+    def first_rows(self, config: Config, seed: int) -> np.ndarray:
+        """The rows (N, T) that train a loop's first generation."""
+
+    def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
+        """So many independent rows (N, T), drawn for a generation."""
 
 
 class State(NamedTuple):
@@ -79,12 +82,9 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> cycles.Carry:
     """The rows that train a loop's next generation: real ones first, then what the cycle says."""
     settings = loop.config.cycle
     if state is None:
-        return cycles.first(settings, source.draw(host_generator(loop.seed, Purpose.REAL_ROWS), settings.rows))
+        return cycles.first(settings, source.first_rows(loop.config, loop.seed))
     generation = state.generation + 1
-
-    def draw_fresh(rows: int) -> np.ndarray:
-        return source.draw(host_generator(loop.seed, Purpose.FRESH_ROWS, generation), rows)
-
+    draw_fresh = functools.partial(source.fresh_rows, loop.config, loop.seed, generation)
     chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
     return cycles.following(settings, state.carry, generation, state.sampled_NxT, draw_fresh, chooser)
 

@@ -55,7 +55,7 @@ def as_frame(rows: list[dict[str, str]], table: str) -> pd.DataFrame:
     if missing:
         raise InputError(f"{table}.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
     try:
-        return frame.apply(lambda column: column if column.name in _TEXT else pd.to_numeric(column))
+        return frame.apply(lambda column: column if column.name in (*_TEXT, "cycle.name") else pd.to_numeric(column))
     except (TypeError, ValueError) as error:
         raise InputError(f"{table}.csv: {error}; put it right, or start anew with --overwrite") from None
 
@@ -64,8 +64,10 @@ def cell_label(axes: dict, control: bool = False) -> str:
     """A cell of the grid in words: what differs from the other cells."""
     words = []
     for axis, value in axes.items():
-        if axis == _LEARNER:
-            words.append(str(value))
+        if value is None or value != value or value == "":
+            continue
+        if isinstance(value, str):
+            words.append(value.replace("_", " "))
         elif not (control and axis.startswith("cycle.")):
             words.append(f"{axis.split('.')[-1].replace('_', ' ')} {value:g}")
     if control:
@@ -76,7 +78,7 @@ def cell_label(axes: dict, control: bool = False) -> str:
 def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[tuple[str, bool, pd.DataFrame]]:
     """(label, whether it is a control, rows) of every cell, in the order of the grid, with the controls last."""
     cells = []
-    for (control, *values), rows in metrics.groupby(["control", *axes], sort=False):
+    for (control, *values), rows in metrics.groupby(["control", *axes], sort=False, dropna=False):
         cells.append((cell_label(dict(zip(axes, values, strict=True)), bool(control)), bool(control), rows))
     return sorted(cells, key=lambda cell: cell[1])
 

@@ -4,24 +4,24 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
-from jaxloop import metrics, report
+from jaxloop import metrics, report, source
 from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
 from jaxloop.errors import RunError
-from jaxloop.language import Language, language_of
+from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Learner, Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
+from jaxloop.programs import Program, programs
 from jaxloop.references import ReferenceLearner
 from jaxloop.split import split_rows
 from jaxloop.store import RunFolder
-from jaxloop.yardsticks import WHOLE, Yardsticks, is_due
+from jaxloop.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
 
 
 class Display(Protocol):
@@ -38,17 +38,6 @@ class Display(Protocol):
 
     def warn(self, message: str) -> None:
         """Something is not as it should be, and the run goes on."""
-
-
-class LanguageSource(NamedTuple):
-    """Draws rows of a fixed width from a language."""
-
-    language: Language
-    width: int
-
-    def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
-        """Independent real rows (N, T)."""
-        return self.language.draw(generator, rows, self.width)
 
 
 def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement, dict[str, list[dict]]]:
@@ -93,9 +82,11 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
     }
 
 
-def make_learner(name: str, config: Config, loop_count: int, language: Language) -> Learner:
-    """The learner of this name, for so many loops."""
-    return TransformerLearner(config, loop_count) if name == "transformer" else ReferenceLearner(language)
+def make_learner(program: Program) -> Learner:
+    """The learner of a program's loops."""
+    if program.config.learner.name == "transformer":
+        return TransformerLearner(program.config, len(program.loops))
+    return ReferenceLearner(language_of(program.config.language))
 
 
 def run(
@@ -126,16 +117,18 @@ def run(
     """
     use_all_cores()
     keep_compiled_programs()
-    language = language_of(config.language)
-    all_loops, yardsticks = loops(config), Yardsticks(config, language)
+    all_loops = loops(config)
+    yardsticks = yardsticks_of(all_loops)
     with RunFolder(path, config, command, overwrite) as folder:
-        restored = {loop.index: folder.restore(loop, yardsticks.tail_rows, display.warn) for loop in all_loops}
+        restored = {
+            loop.index: folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn) for loop in all_loops
+        }
         states = {index: state for index, state in restored.items() if state}
         folder.drop_unfinished(states)
         display.begin(all_loops, states, report.as_frame(folder.rows("metrics"), "metrics"))
 
         def keep(record: Record) -> None:
-            judgement, tables = tables_of(record, yardsticks)
+            judgement, tables = tables_of(record, yardsticks[record.loop.index])
             folder.save(record, judgement, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
@@ -146,11 +139,10 @@ def run(
 
         diverged = []
         try:
-            source = LanguageSource(language, config.model.context_tokens)
-            for name in dict.fromkeys(loop.config.learner.name for loop in all_loops):
-                group = [loop for loop in all_loops if loop.config.learner.name == name]
-                learner = make_learner(name, config, len(group), language)
-                diverged += run_loops(group, states, source, learner, yardsticks.probes(learner), keep, watch)
+            for program in programs(all_loops):
+                learner = make_learner(program)
+                probes = probes_of(yardsticks, learner)
+                diverged += run_loops(program.loops, states, source, learner, probes, keep, watch)
         except BaseException:
             with contextlib.suppress(OSError):
                 close(folder, config)
@@ -172,7 +164,7 @@ def close(folder: RunFolder, config: Config) -> Path | None:
     rows = folder.rows("metrics")
     if not rows:
         return None
-    frame, axes = report.as_frame(rows, "metrics"), list(config.grid)
+    frame, axes = report.as_frame(rows, "metrics"), config.axes
     tails = report.as_frame(folder.rows("tails"), "tails")
     folder.write_derived("collapse", collapse_rows(frame, tails, axes))
     folder.write_derived("half_lives", half_life_rows(frame, tails, axes))

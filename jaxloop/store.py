@@ -35,7 +35,7 @@ import jax
 import numpy as np
 
 from jaxloop import __version__
-from jaxloop.config import Config, Loop, differences, dump, load
+from jaxloop.config import Config, Loop, differences, dump, load, loops
 from jaxloop.cycles import Carry, Rows
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop import Record, State
@@ -377,7 +377,8 @@ def load_parameters(run: Path, loop: int, generation: int | None = None) -> dict
     if not path.exists():
         raise InputError(f"{path}: is not there; reference learners have no parameters")
     # Orbax gives the numbers of blocks back as text.
-    structure = jax.eval_shape(make_model(load(str(run / "config.toml")).model).init, jax.random.key(0))
+    model = loops(load(str(run / "config.toml")))[loop].config.model
+    structure = jax.eval_shape(make_model(model).init, jax.random.key(0))
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(path.absolute())
     by_name = {_plain_path(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(restored)}
@@ -392,7 +393,9 @@ def _plain_path(where) -> tuple[str, ...]:
 
 
 def _cell(value) -> str:
-    """A number in the shortest form that reads back the same; nothing where there is no number."""
+    """A number in the shortest form that reads back the same; nothing where there is none, or no value."""
+    if value is None:
+        return ""
     if isinstance(value, float):
         return "" if np.isnan(value) else repr(float(value))
     return str(value)

@@ -23,9 +23,6 @@ from jaxloop.vocabulary import TOKENS
 
 TENTHS = 10
 
-# Far more than rounding, and far less than what two levels differ by.
-_LEVEL_TOLERANCE_NATS = 1e-6
-
 
 class Rows(NamedTuple):
     """Expressions of the source's support, and what decides their classes."""
@@ -80,9 +77,9 @@ class Tails:
         """By name of the classes, the part of each row that belongs to each class, (N, G); each row sums to 1."""
         level_log_prob_L = self._level_log_prob_L
         # Levels fall, so the first that is not above a row's own is its own.
-        level_N = np.searchsorted(-level_log_prob_L, -rows.log_prob_N - _LEVEL_TOLERANCE_NATS)
+        level_N = np.searchsorted(-level_log_prob_L, -rows.log_prob_N - census.LEVEL_TOLERANCE_NATS)
         level_N = np.minimum(level_N, len(level_log_prob_L) - 1)
-        if np.any(np.abs(level_log_prob_L[level_N] - rows.log_prob_N) > _LEVEL_TOLERANCE_NATS):
+        if np.any(np.abs(level_log_prob_L[level_N] - rows.log_prob_N) > census.LEVEL_TOLERANCE_NATS):
             raise ValueError("rows have probabilities that the source does not have")
         return {
             "tenth": self._tenth_LxG[level_N],

@@ -23,10 +23,10 @@ from jaxloop.distances import (
     reverse_kl,
     total_variation,
 )
-from jaxloop.keys import Purpose, host_generator
-from jaxloop.language import Language
+from jaxloop.language import language_of
 from jaxloop.loop import Learner, Record
 from jaxloop.metrics import verdicts
+from jaxloop.source import first_rows, held_out_rows
 from jaxloop.tails import Tails, alive_shares, describe_rows, estimated_shares, exact_shares
 from jaxloop.verify import INVALID, TRUE_VERDICT, Judgement
 from jaxloop.vocabulary import unique_rows
@@ -59,25 +59,48 @@ def is_due(every_generations: int, generation: int) -> bool:
     return every_generations > 0 and generation % every_generations == 0
 
 
-def draw_rows(config: Config, language: Language, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The real rows and the held-out rows with which a loop of this seed begins, (N, T) and (H, T) uint8."""
-    width = config.model.context_tokens
-    rows_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), config.cycle.rows, width)
-    return rows_NxT, language.draw(host_generator(seed, Purpose.HELD_OUT_ROWS), config.measure.held_out_rows, width)
+def yardsticks_of(loops: list[Loop]) -> dict[int, "Yardsticks"]:
+    """By index, the measures of every loop; loops that are measured alike share theirs.
+
+    Raises:
+      InputError: the whole of a language is asked for, and too large to be enumerated.
+    """
+    made, by_index = {}, {}
+    for loop in loops:
+        cycle, width = loop.config.cycle, loop.config.model.context_tokens
+        alike = loop.config.language, loop.config.measure, cycle.rows, cycle.first_mass_share, width
+        if alike not in made:
+            made[alike] = Yardsticks(loop.config)
+        by_index[loop.index] = made[alike]
+    return by_index
+
+
+def probes_of(yardsticks: dict[int, "Yardsticks"], learner: Learner) -> Callable[[Loop, int], dict[str, object]]:
+    """Build the function that says what a learner is asked for, for a loop and a generation."""
+    made = {}
+
+    def probes(loop: Loop, generation: int) -> dict[str, object]:
+        own = yardsticks[loop.index]
+        if own not in made:
+            made[own] = own.probes(learner)
+        return made[own](loop, generation)
+
+    return probes
 
 
 class Yardsticks:
-    """The measures of one run."""
+    """The measures of loops with the same language, real rows and settings of measuring."""
 
-    def __init__(self, config: Config, language: Language):
+    def __init__(self, config: Config):
         """Prepare what all generations share.
 
         Raises:
           InputError: the whole language is asked for, and too large to be enumerated.
         """
         self._config, self._settings = config, config.measure
-        self._language, self._tails = language, Tails(language)
-        self.source_entropy_nats = language.entropy_nats
+        self._language = language_of(config.language)
+        self._tails = Tails(self._language)
+        self.source_entropy_nats = self._language.entropy_nats
         self._real: dict[int, RealRows] = {}
         self._whole = self._whole_language() if config.measure.enumerate_every_generations else None
 
@@ -92,7 +115,7 @@ class Yardsticks:
     def real_rows(self, seed: int) -> RealRows:
         """The held-out rows of a seed, and its first real data set."""
         if seed not in self._real:
-            first_FxT, held_out_HxT = draw_rows(self._config, self._language, seed)
+            held_out_HxT, first_FxT = held_out_rows(self._config, seed), first_rows(self._config, seed)
             tokens_NxT = np.concatenate([held_out_HxT, first_FxT])
             judgement = verdicts(tokens_NxT)
             log_prob_N = self._language.log_prob(tokens_NxT, judgement.verdict_N)

@@ -13,6 +13,7 @@ from jaxloop import bench, peer, scaling
 from jaxloop.config import load
 from jaxloop.display import show_measurements
 from jaxloop.errors import InputError, RunError
+from jaxloop.programs import operations_per_position
 from jaxloop.vocabulary import EOS
 from tests.tiny import SETTINGS
 
@@ -78,7 +79,7 @@ def test_floating_point_operations_by_hand():
     width, layers, row = 8, 3, 128
     products = layers * (3 * width * width + width * width + 2 * 4 * width * width) + 8 * width
     products += layers * 2 * row * width  # queries by keys, and weights by values, for each of the row's positions
-    assert bench.training_flops_per_position(config, row) == 2 * products * 3
+    assert operations_per_position(config, row) == 2 * products * 3
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.7])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxloop import config as config_module
-from jaxloop.config import AXES, KNOBS, Config, describe, differences, dump, load, loops, preset_folder, preset_names
+from jaxloop.config import KNOBS, Config, describe, differences, dump, load, loops, preset_folder, preset_names
 from jaxloop.errors import InputError
 from jaxloop.language import Language
 
@@ -101,14 +101,14 @@ def test_describe_lists_every_setting():
     assert sorted(row[0] for row in rows) == sorted(expected)
     for name, default, allowed, kind, meaning in rows:
         assert (None if default == "unset" else tomllib.loads(f"x = {default}")["x"]) == expected[name]
-        assert kind == ("knob" if name in KNOBS else "axis" if name in AXES else "static")
+        assert kind == ("knob" if name in KNOBS else "static")
         assert len(meaning) > 10
         assert allowed
 
 
 def test_knobs_are_settings():
     """Catches an axis of the grid that is renamed in the schema only."""
-    assert set(KNOBS) < set(AXES) <= {row[0] for row in describe()}
+    assert set(KNOBS) < {row[0] for row in describe()}
 
 
 # Overrides
@@ -159,7 +159,7 @@ def test_override_of_an_axis_replaces_it():
     plain = ["controls=false", "learner.name=transformer"]
     config = load("compact", [*plain, "cycle.fresh_share=0.125"])
     assert config.grid == {}
-    assert [loop.config.cycle.fresh_part for loop in loops(config)] == [0.125] * 3
+    assert [loop.config.cycle.fresh_part(1) for loop in loops(config)] == [0.125] * 3
     both = load("compact", [*plain, "cycle.fresh_share=0.125", "grid.sample.temperature=[0.5,1.0]"])
     assert [(loop.axes, loop.config.cycle.fresh_share) for loop in loops(both)][::3] == [
         ({"sample.temperature": 0.5}, 0.125),
@@ -252,7 +252,7 @@ def test_shares_as_each_cycle_reads_them(cycle, fresh, generated, fresh_part, ne
     shares = {"fresh_share": fresh, "generated_share": generated}
     given = [f"cycle.{key}={value}" for key, value in shares.items() if value is not None]
     settings = load("paper", [f"cycle.name={cycle}", *given]).cycle
-    assert settings.fresh_part == pytest.approx(fresh_part)
+    assert settings.fresh_part(1) == pytest.approx(fresh_part)
     assert settings.new_part == pytest.approx(new_part)
 
 
@@ -317,6 +317,9 @@ RANGES = {
     "cycle.fresh_share": ("-0.1", "1.01", "2"),
     "cycle.generated_share": ("-0.1", "1.01"),
     "cycle.name": ("synthetic", '""'),
+    "cycle.rescue_generation": ("-1", "100_001", "5"),
+    "cycle.rescue_fresh_share": ("-0.1", "1.01", "0.5"),
+    "cycle.first_mass_share": ("0", "0.009", "1.01", "nan"),
     "model.layers": ("0", "101"),
     "model.heads": ("0", "-4"),
     "model.width": ("0",),
@@ -455,14 +458,17 @@ def test_several_faults_are_named_at_once():
 @pytest.mark.parametrize(
     ("axis", "values", "said"),
     [
-        ("train.steps", "[10, 20]", ("train.steps", "static", "sample.temperature")),
-        ("cycle.name", '["balanced"]', ("cycle.name", "static")),
-        ("model.width", "[64]", ("model.width", "static")),
+        ("population.loops_per_device", "[1, 2]", ("population.loops_per_device", "decides no result")),
+        ("population", "[{loops_per_device = 1}]", ("population.loops_per_device", "decides no result")),
+        ("model", "[{width = 32, haeds = 2}]", ("model.haeds", "did you mean 'model.heads'")),
+        ("model", "[{width = 32, heads = 5}]", ("model = {'width': 32, 'heads': 5}", "must divide width")),
+        ("model", "[{width = 32}, {}]", ("model", "key = value")),
+        ("model", "[{width = 32}, {width = 32}]", ("model", "twice")),
         ("seeds", "[1, 2]", ("seeds",)),
         ("seed", "[1, 2]", ("seeds",)),
         ("nothing.like_it", "[1]", ("nothing.like_it", "unknown")),
         ("temperature", "[1]", ("temperature", "unknown")),
-        ("cycle", "[1]", ("cycle", "unknown")),
+        ("cycle", "[1]", ("cycle", "key = value")),
         ("cycle.fresh_share", "[]", ("cycle.fresh_share", "at least one")),
         ("cycle.fresh_share", "[0.5, 0.1, 0.5]", ("cycle.fresh_share", "twice")),
         ("cycle.fresh_share", "[0, 0.0]", ("cycle.fresh_share", "twice")),
@@ -630,7 +636,7 @@ def test_dump_writes_every_default_out():
     table = tomllib.loads(dump(load("quick")))
     written = {"controls"} & table.keys()
     written |= {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
-    unset = {"cycle.fresh_share", "cycle.generated_share"}
+    unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.rescue_fresh_share"}
     assert {row[0] for row in describe()} - unset - {"seeds"} <= written
     assert table["seeds"] == [0]
 

@@ -37,8 +37,12 @@ class Counting:
 
 
 class Real:
-    def draw(self, generator, rows):
-        return np.full((rows, 16), 255, np.uint8)
+    def first_rows(self, config, seed):
+        return np.full((config.cycle.rows, 16), 255, np.uint8)
+
+    def fresh_rows(self, config, seed, generation, count):
+        assert count == 0
+        return np.empty((0, 16), np.uint8)
 
 
 def probes(loop, generation):

@@ -8,12 +8,13 @@ import pytest
 import scipy.stats
 from tiny import Silent, results, tiny_config
 
+from jaxloop import source
 from jaxloop.config import load, loops
 from jaxloop.errors import InputError
 from jaxloop.language import Language, language_of
 from jaxloop.loop import Record, run_loops
 from jaxloop.references import ReferenceLearner, fit
-from jaxloop.runner import LanguageSource, run, tables_of
+from jaxloop.runner import run, tables_of
 from jaxloop.vocabulary import unique_rows
 from jaxloop.yardsticks import WHOLE, Yardsticks
 
@@ -25,18 +26,27 @@ def silent(*_) -> None:
     """Watches nothing."""
 
 
-class TwoAlleles:
+class NothingFresh:
+    """A source that is drawn from once."""
+
+    def fresh_rows(self, config, seed: int, generation: int, count: int) -> np.ndarray:
+        assert count == 0
+        return EXPRESSIONS_UxT[:0]
+
+
+class TwoAlleles(NothingFresh):
     """Half of the rows are one expression, and half another one: two alleles of a gene at frequency 1/2."""
 
-    def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
+    def first_rows(self, config, seed: int) -> np.ndarray:
+        rows = config.cycle.rows
         return EXPRESSIONS_UxT[np.arange(rows) % 2]
 
 
-class AllDifferent:
+class AllDifferent(NothingFresh):
     """Every row another one."""
 
-    def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
-        return EXPRESSIONS_UxT[:rows]
+    def first_rows(self, config, seed: int) -> np.ndarray:
+        return EXPRESSIONS_UxT[: config.cycle.rows]
 
 
 @functools.cache
@@ -150,8 +160,7 @@ def measured(*overrides: str) -> list[dict]:
     config = tiny_config("grid={}", *overrides)
     language, found = language_of(config.language), []
     learner = ReferenceLearner(language)
-    yardsticks = Yardsticks(config, language)
-    source = LanguageSource(language, config.model.context_tokens)
+    yardsticks = Yardsticks(config)
     run_loops(
         loops(config), {}, source, learner, yardsticks.probes(learner),
         lambda record: found.append(tables_of(record, yardsticks)[1]), silent,
