@@ -124,8 +124,7 @@ def run(
             loop.index: folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn) for loop in all_loops
         }
         states = {index: state for index, state in restored.items() if state}
-        folder.drop_unfinished(states)
-        display.begin(all_loops, states, report.as_frame(folder.rows("metrics"), "metrics"))
+        display.begin(all_loops, states, report.as_frame(folder.restored_metrics(), "metrics"))
 
         def keep(record: Record) -> None:
             judgement, tables = tables_of(record, yardsticks[record.loop.index])
@@ -161,6 +160,7 @@ def run(
 def close(folder: RunFolder, config: Config) -> Path | None:
     """Bring manifest and figure up to date; gives the figure's path if there is anything to show."""
     folder.write_manifest()
+    folder.join()
     rows = folder.rows("metrics")
     if not rows:
         return None

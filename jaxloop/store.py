@@ -7,6 +7,7 @@
     timings.csv            seconds of the same rows
     provenance.csv         rows of each training set by where they came from
     top_samples.csv        the most frequent samples
+    tables/loop_000/       the part of those tables that is one loop's
     samples/loop_000/generation_000.npz     every sample, and what the judge said of it
     checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
     checkpoints/loop_000/0/parameters       Orbax: its model's parameters, where it has any
@@ -14,7 +15,8 @@
     manifest.json          versions, device, cores, commands and their seconds
 
 Every file appears whole or not at all. A generation counts as finished when its checkpoint's digest is there, and that
-is written last.
+is written last. What is of one loop is written by the process that computes it; the tables at the top are joined from
+the loops' own, so that they may be stale while a run goes on, or after it was killed.
 """
 
 import csv
@@ -43,6 +45,9 @@ from jaxloop.model import make_model
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
+
+# How old the tables at the top may get while loops finish generations.
+_JOIN_SECONDS = 20
 
 _SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
 _TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
@@ -85,10 +90,9 @@ class RunFolder:
         self.path = path
         self._command, self._began = command, time.perf_counter()
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
-        # Rows of each table, by loop and generation, as they stand in the file.
-        self._tables: dict[str, dict[tuple[int, int], list[dict]]] = {name: {} for name in _TABLES}
-        # The same as text: a run of many loops would spend its time on writing numbers out again.
-        self._texts: dict[str, dict[tuple[int, int], str]] = {name: {} for name in _TABLES}
+        # Of each loop that has been restored the rows of each table, by generation, as they stand in its file.
+        self._tables: dict[int, dict[str, dict[int, list[dict]]]] = {}
+        self._joined_at = time.monotonic()
         self._lock_file = None
         try:
             self._open(dump(config), overwrite)
@@ -118,8 +122,9 @@ class RunFolder:
         self._lock()
         if overwrite and strangers:
             # config.toml goes last, so that a folder half deleted is still known as a run folder.
-            for folder in (*self.path.glob("checkpoints/loop_*"), *self.path.glob("samples/loop_*")):
-                shutil.rmtree(folder)
+            for kind in ("checkpoints", "samples", "tables"):
+                for folder in self.path.glob(f"{kind}/loop_*"):
+                    shutil.rmtree(folder)
             files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
             for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
@@ -130,7 +135,6 @@ class RunFolder:
                     f"{self.path}: was made with other settings ({'; '.join(changed)}); "
                     "name another folder with --out, or start anew with --overwrite"
                 )
-            self._read_tables()
         else:
             write_whole(config_path, config_text.encode())
         self.write_manifest()
@@ -149,19 +153,12 @@ class RunFolder:
                 f"{self.path}: another jaxloop is running in it; wait, or name another with --out"
             ) from None
 
-    def _read_tables(self) -> None:
-        for name, table in self._tables.items():
-            path = self.path / f"{name}.csv"
-            if not path.exists():
-                continue
-            with path.open(newline="", encoding="utf-8") as file:
-                try:
-                    for row in csv.DictReader(file, strict=True):
-                        if None in row or None in row.values():
-                            raise ValueError
-                        table.setdefault((int(row["loop"]), int(row["generation"])), []).append(row)
-                except (KeyError, TypeError, ValueError, csv.Error):
-                    raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
+    def _read_tables(self, loop: Loop) -> dict[str, dict[int, list[dict]]]:
+        tables = {name: {} for name in _TABLES}
+        for name, table in tables.items():
+            for row in read_table(self._loop_folder("tables", loop) / f"{name}.csv"):
+                table.setdefault(int(row["generation"]), []).append(row)
+        return tables
 
     def _loop_folder(self, kind: str, loop: Loop) -> Path:
         return self.path / kind / f"loop_{loop.index:03d}"
@@ -170,11 +167,11 @@ class RunFolder:
         """Refuse if anything is missing of the generations that a checkpoint stands for."""
         for earlier in range(generation + 1):
             expected = {"metrics": 1, "timings": 1, "tails": tail_rows(earlier)}
-            for name, table in self._tables.items():
-                found = len(table.get((loop.index, earlier), ()))
+            for name, table in self._tables[loop.index].items():
+                found = len(table.get(earlier, ()))
                 if found != expected.get(name, max(found, 1)):
                     raise InputError(
-                        f"{self.path / f'{name}.csv'}: has {found or 'no'} rows of loop {loop.index}, generation "
+                        f"{self._loop_folder('tables', loop) / f'{name}.csv'}: has {found or 'no'} rows of generation "
                         f"{earlier}, which {folder} holds; put it right, or start anew with --overwrite"
                     )
             if not self._samples_path(loop, earlier).exists():
@@ -184,6 +181,8 @@ class RunFolder:
 
     def restore(self, loop: Loop, tail_rows: Callable[[int], int], warn: Callable[[str], None]) -> State | None:
         """Where a loop stands: its newest checkpoint that is whole; None for a loop that has not begun.
+
+        Rows of later generations are forgotten, for those will be made again.
 
         Args:
           loop: which one.
@@ -195,11 +194,13 @@ class RunFolder:
         """
         folder = self._loop_folder("checkpoints", loop)
         generations = sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit()), reverse=True)
-        measured = max((earlier for index, earlier in self._tables["metrics"] if index == loop.index), default=-1)
+        tables = self._tables[loop.index] = self._read_tables(loop)
+        measured = max(tables["metrics"], default=-1)
         # A generation's rows are written just before its checkpoint, so they may be one ahead of it.
         if measured > max(generations, default=-1) + 1:
             raise InputError(
-                f"{folder}: lacks checkpoints of what metrics.csv holds; put them back, or start anew with --overwrite"
+                f"{folder}: lacks checkpoints of what {self._loop_folder('tables', loop)} holds; put them back, or "
+                "start anew with --overwrite"
             )
         for generation in generations:
             checkpoint = folder / str(generation)
@@ -211,6 +212,7 @@ class RunFolder:
                 warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
                 continue
             self._require_results(loop, generation, tail_rows, folder)
+            self._forget_after(loop, generation)
             with np.load(checkpoint / "state.npz", allow_pickle=False) as saved:
                 training, archive = (
                     Rows(*(saved[f"{name}.{field}"] for field in Rows._fields)) for name in Carry._fields
@@ -218,22 +220,31 @@ class RunFolder:
                 return State(generation, Carry(training, archive), saved["sampled_NxT"])
         if generations:
             raise InputError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
+        self._forget_after(loop, -1)
         return None
 
-    def drop_unfinished(self, states: dict[int, State]) -> None:
-        """Forget rows of generations that no checkpoint stands for: they will be made again."""
-        for table in self._tables.values():
-            for loop, generation in list(table):
-                if loop not in states or generation > states[loop].generation:
-                    del table[loop, generation]
+    def _forget_after(self, loop: Loop, generation: int) -> None:
+        for table in self._tables[loop.index].values():
+            for later in [other for other in table if other > generation]:
+                del table[later]
+
+    def restored_metrics(self) -> list[dict]:
+        """The rows of metrics.csv of every loop that has been restored, by loop and generation."""
+        return [row for tables in self._tables.values() for rows in tables["metrics"].values() for row in rows]
 
     def rows(self, table: str) -> list[dict]:
-        """All rows of a table, by generation and loop."""
-        return [row for place in self._places(table) for row in self._tables[table][place]]
+        """All rows of a table as `join` has left it, by loop and generation."""
+        return read_table(self.path / f"{table}.csv")
 
-    def _places(self, table: str) -> list[tuple[int, int]]:
-        """(loop, generation) of all that a table holds, by generation and loop."""
-        return sorted(self._tables[table], key=lambda place: (place[1], place[0]))
+    def join(self) -> None:
+        """Bring the tables at the top up to date with those of the loops."""
+        for name in _TABLES:
+            paths = sorted(self.path.glob(f"tables/loop_*/{name}.csv"), key=lambda path: _loop_number(path.parent))
+            halves = [path.read_bytes().partition(b"\n") for path in paths]
+            if halves:
+                header = halves[0][0] + b"\n"
+                write_whole(self.path / f"{name}.csv", header + b"".join(rows for _, _, rows in halves))
+        self._joined_at = time.monotonic()
 
     def save(self, record: Record, judgement: Judgement, tables: dict[str, list[dict]]) -> None:
         """Keep one finished generation of one loop.
@@ -246,12 +257,14 @@ class RunFolder:
             self._save_samples(loop, state, judgement, outcome.sampled_log_prob_N)
             for name, rows in tables.items():
                 if rows:
-                    self._tables[name][loop.index, state.generation] = [
-                        {key: _cell(value) for key, value in row.items()} for row in rows
-                    ]
-                    self._texts[name].pop((loop.index, state.generation), None)
-                    self._write_table(name)
+                    table = self._tables[loop.index][name]
+                    table[state.generation] = _as_cells(rows)
+                    path = self._loop_folder("tables", loop) / f"{name}.csv"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_whole(path, _csv_text([row for earlier in sorted(table) for row in table[earlier]]))
             self._save_checkpoint(loop, state, outcome.parameters)
+            if time.monotonic() - self._joined_at > _JOIN_SECONDS:
+                self.join()
         except OSError as error:
             raise RunError(
                 f"{self.path}: generation {state.generation} of loop {loop.index} could not be written: "
@@ -275,21 +288,12 @@ class RunFolder:
         )
         write_whole(path, content.getvalue())
 
-    def _write_table(self, name: str) -> None:
-        table, texts, places = self._tables[name], self._texts[name], self._places(name)
-        for place in table.keys() - texts.keys():
-            texts[place] = _csv_text(table[place], header=False)
-        header = _csv_text(table[places[0]][:1], header=True).splitlines(keepends=True)[0]
-        content = header + "".join(texts[place] for place in places)
-        write_whole(self.path / f"{name}.csv", content.encode())
-
     def write_derived(self, name: str, rows: list[dict]) -> None:
         """Write a table that is made of the others, or none where it has no rows."""
         if not rows:
             (self.path / f"{name}.csv").unlink(missing_ok=True)
             return
-        cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
-        write_whole(self.path / f"{name}.csv", _csv_text(cells, header=True).encode())
+        write_whole(self.path / f"{name}.csv", _csv_text(_as_cells(rows)))
 
     def _save_checkpoint(self, loop: Loop, state: State, parameters: dict) -> None:
         folder = self._loop_folder("checkpoints", loop)
@@ -339,14 +343,41 @@ class RunFolder:
         write_whole(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
 
 
-def _csv_text(rows: list[dict], header: bool) -> str:
-    """Rows with the same columns as lines of a CSV file."""
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of a run folder; none where it is not there.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            rows = list(csv.DictReader(file, strict=True))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError
+            for row in rows:
+                int(row["loop"]), int(row["generation"])
+        except (KeyError, TypeError, ValueError, csv.Error):
+            raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
+    return rows
+
+
+def _loop_number(folder: Path) -> int:
+    return int(folder.name.removeprefix("loop_"))
+
+
+def _csv_text(rows: list[dict[str, str]]) -> bytes:
+    """Rows with the same columns as a CSV file."""
     content = io.StringIO()
     writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
-    if header:
-        writer.writeheader()
+    writer.writeheader()
     writer.writerows(rows)
-    return content.getvalue()
+    return content.getvalue().encode()
+
+
+def _as_cells(rows: list[dict]) -> list[dict[str, str]]:
+    return [{key: _cell(value) for key, value in row.items()} for row in rows]
 
 
 def _save_parameters(path: Path, parameters: dict) -> None:
