@@ -42,7 +42,7 @@ def ceiling_flops(repeats: int) -> dict[str, float]:
     size = 2048 if jax.default_backend() == "cpu" else 8192
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     multiply = jax.jit(lambda matrix: matrix @ matrix)
-    matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.devices()]
+    matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.local_devices()]
     jax.block_until_ready([multiply(matrix) for matrix in matrices])
     rates = []
     for _ in range(repeats):
@@ -143,12 +143,12 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     """
     use_all_cores()
     keep_compiled_programs()
-    counts = tuple(dict.fromkeys((1, len(jax.devices()) if jax.default_backend() == "cpu" else 8)))
+    counts = tuple(dict.fromkeys((1, len(jax.local_devices()) if jax.default_backend() == "cpu" else 8)))
     say("the machine's ceiling")
     ceiling = ceiling_flops(repeats)
     results = {"machine": describe_machine(), "repeats": repeats, "config": config.model_dump(exclude_none=True)}
     results["ceiling_gflops"] = _scaled(ceiling, 1e-9)
-    round_steps = steps_of_a_round(config, ceiling["median"] / len(jax.devices()))
+    round_steps = steps_of_a_round(config, ceiling["median"] / len(jax.local_devices()))
     for count in counts:
         say(f"{count} loop{'s' if count > 1 else ''}: compiling")
         subject = Bench(config, count, round_steps, repeats + 1)
@@ -244,7 +244,7 @@ def describe_machine() -> dict:
             (line.split(":")[1].strip() for line in processor_lines() if "model name" in line), platform.machine()
         ),
         "cores": core_count(),
-        "devices": [device.device_kind for device in jax.devices()],
+        "devices": [device.device_kind for device in jax.local_devices()],
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
@@ -252,7 +252,7 @@ def describe_machine() -> dict:
 
 def peak_memory_bytes() -> int:
     """The most memory that this process has held so far; on accelerators, that of the first device."""
-    statistics_of_device = jax.devices()[0].memory_stats() or {}
+    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics_of_device:
         return statistics_of_device["peak_bytes_in_use"]
     unit = 1 if sys.platform == "darwin" else 1024

@@ -64,6 +64,14 @@ def run(
         Path | None, typer.Option(help="The run folder; by default runs/ with the preset's or the file's name.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Share the run with the other processes of a detected cluster.")
+    ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Share the run with processes that meet at process 0 there.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="How many they are.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
     debug: Debug = False,
 ) -> None:
     """Run the loops of a preset, and draw correctness and diversity against generation.
@@ -75,12 +83,22 @@ def run(
     jaxloop run quick 'seeds=[0,1,2]' sample.temperature=0.7 --out runs/warmer
     jaxloop run quick 'grid.cycle.fresh_share=[0.0,0.1,0.5]' --out runs/shares
     ```
+
+    Several hosts share a run that is started on each of them with the same command and the same folder on shared
+    storage: with --distributed where JAX detects the cluster (Slurm, Open MPI, Cloud TPU, Kubernetes), or with
+    --coordinator, --processes and --process.
     """
     from jaxloop.config import load
 
+    meeting = (coordinator, processes, process)
+    if any(value is not None for value in meeting) and (None in meeting or distributed):
+        raise InputError("--coordinator, --processes and --process belong together, and exclude --distributed")
+    if process is not None and process >= processes:
+        raise InputError(f"--process {process}: the last of {processes} processes is {processes - 1}")
     config = load(source, overrides or [])
     from rich.console import Console
 
+    from jaxloop import hosts
     from jaxloop.display import RunDisplay
     from jaxloop.runner import run as run_config
 
@@ -93,12 +111,16 @@ def run(
     console = Console()
     command = shlex.join(["jaxloop", *sys.argv[1:]])
     try:
-        with RunDisplay(folder.resolve().name, config.cycle.generations, console) as display:
+        with (
+            hosts.connected(*meeting) if distributed or coordinator else contextlib.nullcontext(),
+            RunDisplay(folder.resolve().name, console) as display,
+        ):
             figure = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
     except KeyboardInterrupt:
         _leave(_STOPPED, 130)
-    print(f"results: {folder}")
-    print(f"figure:  {figure}")
+    if figure:
+        print(f"results: {folder}")
+        print(f"figure:  {figure}")
 
 
 @app.command()

@@ -50,7 +50,7 @@ def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str
 def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
     """Training and sampling, a round each by turns."""
     config = config.model_copy(update={"cycle": config.cycle.model_copy(update={"rows": _SAMPLED})})
-    full = len(jax.devices())
+    full = len(jax.local_devices())
     round_steps = config.train.evaluate_every_steps
     one, many = (Bench(config, count, round_steps, repeats + 1) for count in (1, full))
     width = config.model.context_tokens
@@ -91,7 +91,7 @@ def _ratios(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
     """A generation from its rows to its measures, a seed a round: seconds of both, and held-out nats."""
-    full = len(jax.devices())
+    full = len(jax.local_devices())
     cycle = config.cycle.model_copy(update={"rows": _GENERATION_ROWS, "generations": 1})
     train = config.train.model_copy(update={"patience_evaluations": 0})
     seeds = list(range(repeats - 1 + full))

@@ -19,8 +19,8 @@ _REDRAW_SECONDS = 0.5
 class RunDisplay:
     """The progress of one run; a context manager around it."""
 
-    def __init__(self, name: str, generations: int, console: Console):
-        self._name, self._generations, self._console = name, generations, console
+    def __init__(self, name: str, console: Console):
+        self._name, self._console = name, console
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -50,7 +50,8 @@ class RunDisplay:
         for row in metrics.to_dict("records"):
             self._newest[int(row["loop"])] = row
         self._done = self._done_at_begin = float(sum(state.generation + 1 for state in states.values()))
-        self._task = self._bar.add_task(self._name, total=len(loops) * self._generations, completed=self._done, left="")
+        total = sum(loop.config.cycle.generations for loop in loops)
+        self._task = self._bar.add_task(self._name, total=total, completed=self._done, left="")
         if states:
             self._console.print(f"going on from {self._done:.0f} finished generations")
         if self._console.is_terminal:

@@ -101,7 +101,7 @@ class Placement:
     """Places for loops: some on each device, filled in order; those left over train nothing."""
 
     def __init__(self, settings: PopulationSettings, loop_count: int):
-        devices, on_cpu = jax.devices(), jax.default_backend() == "cpu"
+        devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
         # No more devices than loops, but two on a CPU, for the reason given in `use_all_cores`.
         devices = devices[: max(loop_count, 2 if on_cpu else 1)]
         self.per_device = min(settings.loops_per_device, loop_count) or (

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import pandas as pd
 
-from jaxloop import metrics, report, source
+from jaxloop import hosts, metrics, report, source
 from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
-from jaxloop.errors import RunError
+from jaxloop.errors import InputError, RunError
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Learner, Record, State, run_loops
@@ -108,7 +108,7 @@ def run(
       stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
 
     Returns:
-      The path of the figure.
+      The path of the figure; None in processes other than the first of several.
 
     Raises:
       InputError: the folder cannot be used.
@@ -119,12 +119,13 @@ def run(
     keep_compiled_programs()
     all_loops = loops(config)
     yardsticks = yardsticks_of(all_loops)
-    with RunFolder(path, config, command, overwrite) as folder:
-        restored = {
-            loop.index: folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn) for loop in all_loops
-        }
-        states = {index: state for index, state in restored.items() if state}
-        display.begin(all_loops, states, report.as_frame(folder.restored_metrics(), "metrics"))
+    own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
+
+    def stop_if_requested() -> None:
+        if stop_requested():
+            raise KeyboardInterrupt
+
+    with open_together(lambda process: RunFolder(path, config, command, overwrite, process)) as folder:
 
         def keep(record: Record) -> None:
             judgement, tables = tables_of(record, yardsticks[record.loop.index])
@@ -132,33 +133,78 @@ def run(
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
         def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
-            if stop_requested():
-                raise KeyboardInterrupt
+            stop_if_requested()
             display.watch(computed, generation, trained_share)
 
-        diverged = []
+        failure = None
         try:
-            for program in programs(all_loops):
+            states = {}
+            for loop in own_loops:
+                state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
+                states |= {loop.index: state} if state else {}
+            display.begin(own_loops, states, report.as_frame(folder.restored_metrics(), "metrics"))
+            diverged = []
+            for program in programs(own_loops):
                 learner = make_learner(program)
                 probes = probes_of(yardsticks, learner)
                 diverged += run_loops(program.loops, states, source, learner, probes, keep, watch)
-        except BaseException:
-            with contextlib.suppress(OSError):
+            if diverged:
+                failure = divergence(diverged)
+        except Exception as error:
+            failure = error
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError, InputError):
                 close(folder, config)
             raise
+        agreed = hosts.all_agree("has everything gone well?", failure is None, stop_if_requested)
+        if failure:
+            with contextlib.suppress(OSError, InputError):
+                close(folder, config)
+            raise failure
         figure = close(folder, config)
-    if diverged:
-        where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
-        rate = diverged[0][0].config.train.learning_rate
-        raise RunError(
-            f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
-            f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
-        )
+    if not agreed:
+        raise RunError("another process of this run broke off and says why; what was finished is kept")
     return figure
+
+
+def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
+    """Open a run folder in every process that shares the run, in the first one first: it makes the folder.
+
+    Args:
+      open_folder: gives the folder to the process of this number.
+
+    Raises:
+      InputError: a process cannot open it; then none has it open.
+    """
+    folder = refusal = None
+    for firsts_turn in (True, False):
+        if hosts.is_first() == firsts_turn:
+            try:
+                folder = open_folder(hosts.process_number())
+            except InputError as error:
+                refusal = error
+        question = f"is the folder open, for the {'first' if firsts_turn else 'others'}?"
+        if not hosts.all_agree(question, refusal is None):
+            if folder:
+                folder.__exit__()
+            raise refusal or InputError("another process of this run cannot begin and says why")
+    return folder
+
+
+def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
+    """What is said of loops whose training came to nothing, with the generations in which it did."""
+    where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
+    rate = diverged[0][0].config.train.learning_rate
+    return RunError(
+        f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
+        f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
+    )
 
 
 def close(folder: RunFolder, config: Config) -> Path | None:
     """Bring manifest and figure up to date; gives the figure's path if there is anything to show."""
+    if not hosts.is_first():
+        return None
     folder.write_manifest()
     folder.join()
     rows = folder.rows("metrics")

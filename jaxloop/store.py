@@ -10,7 +10,7 @@
     tables/loop_000/       the part of those tables that is one loop's
     samples/loop_000/generation_000.npz     every sample, and what the judge said of it
     checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
-    checkpoints/loop_000/0/parameters       Orbax: its model's parameters, where it has any
+    checkpoints/loop_000/0/parameters.msgpack   its model's parameters, where it has any, as Flax writes them
     figures/
     manifest.json          versions, device, cores, commands and their seconds
 
@@ -20,7 +20,6 @@ the loops' own, so that they may be stale while a run goes on, or after it was k
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
@@ -35,6 +34,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 
 from jaxloop import __version__
 from jaxloop.config import Config, Loop, differences, dump, load, loops
@@ -45,6 +45,7 @@ from jaxloop.model import make_model
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
+_PARAMETERS = "parameters.msgpack"
 
 # How old the tables at the top may get while loops finish generations.
 _JOIN_SECONDS = 20
@@ -81,8 +82,15 @@ def _digest(folder: Path) -> str:
 class RunFolder:
     """One run on disk."""
 
-    def __init__(self, path: Path, config: Config, command: str, overwrite: bool = False):
+    def __init__(self, path: Path, config: Config, command: str, overwrite: bool = False, process: int = 0):
         """Open a new folder, or one that was made with the same config.
+
+        Args:
+          path: the folder.
+          config: of the run.
+          command: how this was called, for the manifest.
+          overwrite: start anew where the folder holds a run.
+          process: which of the processes that share the run; those after the first find its folder there.
 
         Raises:
           InputError: the folder cannot be written, belongs to another config, or is not a run folder.
@@ -93,9 +101,13 @@ class RunFolder:
         # Of each loop that has been restored the rows of each table, by generation, as they stand in its file.
         self._tables: dict[int, dict[str, dict[int, list[dict]]]] = {}
         self._joined_at = time.monotonic()
-        self._lock_file = None
+        self._lock_file, self._process = None, process
         try:
-            self._open(dump(config), overwrite)
+            if process == 0:
+                self._begin(dump(config), overwrite)
+            else:
+                self._lock()
+            self._require_same(dump(config))
         except OSError as error:
             self.__exit__()
             raise InputError(f"{path}: cannot be used as a run folder: {error.strerror or error}") from None
@@ -110,7 +122,8 @@ class RunFolder:
         if self._lock_file:
             self._lock_file.close()
 
-    def _open(self, config_text: str, overwrite: bool) -> None:
+    def _begin(self, config_text: str, overwrite: bool) -> None:
+        """Make the folder, or make sure that it is a run's, and empty it where it is to be overwritten."""
         config_path = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a folder with --out")
@@ -128,15 +141,16 @@ class RunFolder:
             files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
             for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
-        if config_path.exists():
-            changed = differences(config_path.read_text(encoding="utf-8-sig"), config_text)
-            if changed:
-                raise InputError(
-                    f"{self.path}: was made with other settings ({'; '.join(changed)}); "
-                    "name another folder with --out, or start anew with --overwrite"
-                )
-        else:
+        if not config_path.exists():
             write_whole(config_path, config_text.encode())
+
+    def _require_same(self, config_text: str) -> None:
+        changed = differences((self.path / "config.toml").read_text(encoding="utf-8-sig"), config_text)
+        if changed:
+            raise InputError(
+                f"{self.path}: was made with other settings ({'; '.join(changed)}); "
+                "name another folder with --out, or start anew with --overwrite"
+            )
         self.write_manifest()
 
     def _lock(self) -> None:
@@ -145,7 +159,7 @@ class RunFolder:
             import fcntl
         except ImportError:  # Windows has no such lock.
             return
-        self._lock_file = (self.path / ".lock").open("w")
+        self._lock_file = (self.path / f".lock_{self._process}").open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -237,14 +251,16 @@ class RunFolder:
         return read_table(self.path / f"{table}.csv")
 
     def join(self) -> None:
-        """Bring the tables at the top up to date with those of the loops."""
+        """Bring the tables at the top up to date with those of all loops; the first process does that alone."""
+        self._joined_at = time.monotonic()
+        if self._process:
+            return
         for name in _TABLES:
             paths = sorted(self.path.glob(f"tables/loop_*/{name}.csv"), key=lambda path: _loop_number(path.parent))
             halves = [path.read_bytes().partition(b"\n") for path in paths]
             if halves:
                 header = halves[0][0] + b"\n"
                 write_whole(self.path / f"{name}.csv", header + b"".join(rows for _, _, rows in halves))
-        self._joined_at = time.monotonic()
 
     def save(self, record: Record, judgement: Judgement, tables: dict[str, list[dict]]) -> None:
         """Keep one finished generation of one loop.
@@ -310,7 +326,7 @@ class RunFolder:
         np.savez(content, sampled_NxT=state.sampled_NxT, **carried)
         write_whole(checkpoint / "state.npz", content.getvalue())
         if parameters:
-            _save_parameters(checkpoint / "parameters", parameters)
+            write_whole(checkpoint / _PARAMETERS, msgpack_serialize(parameters))
         write_whole(seal, _digest(checkpoint).encode())
         for old_seal in folder.glob("*.sha256"):
             if old_seal.stem.isdigit() and int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
@@ -318,13 +334,15 @@ class RunFolder:
                 shutil.rmtree(folder / old_seal.stem, ignore_errors=True)
 
     def write_manifest(self) -> None:
-        """Bring manifest.json up to date: this command is its last session."""
+        """Bring manifest.json up to date: this command is its last session; the first process does that alone."""
+        if self._process:
+            return
         path = self.path / "manifest.json"
         try:
             sessions = [one for one in json.loads(path.read_text())["sessions"] if one["started"] != self._started]
         except (OSError, ValueError, KeyError, TypeError):
             sessions = []
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
         sessions.append(
             {
                 "command": self._command,
@@ -336,6 +354,7 @@ class RunFolder:
                 "platform": device.platform,
                 "device": device.device_kind,
                 "devices": len(jax.devices()),
+                "processes": jax.process_count(),
                 "cores": os.cpu_count(),
                 "machine": platform.platform(),
             }
@@ -380,47 +399,29 @@ def _as_cells(rows: list[dict]) -> list[dict[str, str]]:
     return [{key: _cell(value) for key, value in row.items()} for row in rows]
 
 
-def _save_parameters(path: Path, parameters: dict) -> None:
-    """Write a model's parameters with Orbax."""
-    import orbax.checkpoint as ocp
-
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(path.absolute(), parameters)
-    except ValueError as error:  # How TensorStore reports what the disk refuses.
-        full = os.strerror(errno.ENOSPC)
-        raise OSError(full if full in str(error) else str(error).splitlines()[0]) from None
-
-
 def load_parameters(run: Path, loop: int, generation: int | None = None) -> dict:
     """The parameters of a model of a run, of its newest checkpoint or of a generation's that is kept, for `score`.
 
     Raises:
       InputError: there is no such checkpoint, or its learner has no parameters.
     """
-    import orbax.checkpoint as ocp
-
     folder = run / "checkpoints" / f"loop_{loop:03d}"
     kept = sorted(int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit())
     if not kept or generation not in (None, *kept):
         raise InputError(f"{folder}: has {'generations ' + ', '.join(map(str, kept)) if kept else 'no checkpoints'}")
-    path = folder / str(kept[-1] if generation is None else generation) / "parameters"
+    path = folder / str(kept[-1] if generation is None else generation) / _PARAMETERS
     if not path.exists():
         raise InputError(f"{path}: is not there; reference learners have no parameters")
-    # Orbax gives the numbers of blocks back as text.
     model = loops(load(str(run / "config.toml")))[loop].config.model
-    structure = jax.eval_shape(make_model(model).init, jax.random.key(0))
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(path.absolute())
-    by_name = {_plain_path(where): leaf for where, leaf in jax.tree_util.tree_leaves_with_path(restored)}
-    expected = {_plain_path(where): leaf.shape for where, leaf in jax.tree_util.tree_leaves_with_path(structure)}
-    if expected != {where: leaf.shape for where, leaf in by_name.items()}:
+    expected = jax.eval_shape(make_model(model).init, jax.random.key(0))
+    try:
+        parameters = msgpack_restore(path.read_bytes())
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (parameters, expected)]
+    except Exception:  # Whatever a damaged file leads MessagePack to.
+        raise InputError(f"{path}: is damaged") from None
+    if shapes[0] != shapes[1]:
         raise InputError(f"{path}: is no model of the sizes in {run / 'config.toml'}; somebody has changed one of them")
-    return jax.tree_util.tree_map_with_path(lambda where, _: by_name[_plain_path(where)], structure)
-
-
-def _plain_path(where) -> tuple[str, ...]:
-    return tuple(str(key.key) for key in where)
+    return parameters
 
 
 def _cell(value) -> str:
