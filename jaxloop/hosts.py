@@ -16,7 +16,7 @@ import jax
 from jaxloop.errors import InputError
 from jaxloop.population import use_all_cores
 
-_CONNECT_SECONDS = 300
+_PATIENCE_SECONDS, _CONNECT_SECONDS = 5, 300
 # Processes may finish days apart; once all are there, those that succeeded say so at once.
 _WAIT_SECONDS, _GRACE_SECONDS = 7 * 24 * 3600, 60
 
@@ -43,9 +43,10 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
     # No collectives are needed; and the run itself answers to SIGTERM.
     jax.config.update("jax_cpu_collectives_implementation", None)
     jax.config.update("jax_enable_preemption_service", False)
-    timer = threading.Timer(_CONNECT_SECONDS, _give_up)
-    timer.daemon = True
-    timer.start()
+    timers = [threading.Timer(_PATIENCE_SECONDS, _say_waiting), threading.Timer(_CONNECT_SECONDS, _give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         # JAX itself would end the process with a stack trace, so its patience is the longer one.
         jax.distributed.initialize(initialization_timeout=_CONNECT_SECONDS + 60, **settings)
@@ -58,9 +59,14 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
             words = f"{given}: {(str(error).splitlines() or ['cannot be used'])[0]}"
         raise InputError(words) from None
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
     yield
     jax.distributed.shutdown()
+
+
+def _say_waiting() -> None:
+    print("jaxloop: waiting for the other processes of this run", file=sys.stderr, flush=True)
 
 
 def _give_up() -> None:
