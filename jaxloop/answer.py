@@ -156,7 +156,9 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
             continue
         median, low, high = found.time
         if math.isinf(median):
-            when = f"not by generation {found.last_generation} in {found.loops - found.collapsed} of {found.loops} loops"
+            when = (
+                f"not by generation {found.last_generation} in {found.loops - found.collapsed} of {found.loops} loops"
+            )
         else:
             when = f"generation {median:g}"
             if math.isfinite(low):

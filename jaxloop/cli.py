@@ -66,7 +66,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Run the loops of a preset, and draw correctness and diversity against generation.
+    """Run the loops of a preset; say with intervals which cells differ and which collapsed, and draw it.
 
     The same command again goes on where it stopped, and gives the same bits as a run that was never interrupted.
 
@@ -94,11 +94,12 @@ def run(
     command = shlex.join(["jaxloop", *sys.argv[1:]])
     try:
         with RunDisplay(folder.resolve().name, config.cycle.generations, console) as display:
-            figure = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
+            answer = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
     except KeyboardInterrupt:
         _leave(_STOPPED, 130)
+    print("\n".join(answer.lines))
     print(f"results: {folder}")
-    print(f"figure:  {figure}")
+    print(f"figures: {', '.join(map(str, answer.figures))}")
 
 
 @app.command()

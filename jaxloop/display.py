@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jaxloop.config import Loop
 from jaxloop.loop import State
-from jaxloop.report import cell_label
+from jaxloop.tables import cell_label
 
 _REDRAW_SECONDS = 0.5
 

@@ -9,11 +9,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from jaxloop import metrics, report
+from jaxloop import metrics
+from jaxloop.answer import answer_lines
 from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
 from jaxloop.errors import RunError
+from jaxloop.figures import draw_all
 from jaxloop.language import Language, language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Learner, Record, State, run_loops
@@ -21,6 +23,8 @@ from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.references import ReferenceLearner
 from jaxloop.split import split_rows
 from jaxloop.store import RunFolder
+from jaxloop.summary import summary_rows
+from jaxloop.tables import as_frame
 from jaxloop.yardsticks import WHOLE, Yardsticks, is_due
 
 
@@ -49,6 +53,13 @@ class LanguageSource(NamedTuple):
     def draw(self, generator: np.random.Generator, rows: int) -> np.ndarray:
         """Independent real rows (N, T)."""
         return self.language.draw(generator, rows, self.width)
+
+
+class Answer(NamedTuple):
+    """What a run came to."""
+
+    lines: list[str]  # for the terminal
+    figures: list[Path]
 
 
 def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement, dict[str, list[dict]]]:
@@ -105,8 +116,8 @@ def run(
     display: Display,
     overwrite: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Path:
-    """Run every loop of a config, or what is left of it, and draw the figure.
+) -> Answer:
+    """Run every loop of a config, or what is left of it, and say and draw what came out.
 
     Args:
       config: what to run.
@@ -116,12 +127,9 @@ def run(
       overwrite: start anew where the folder holds a run.
       stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
 
-    Returns:
-      The path of the figure.
-
     Raises:
       InputError: the folder cannot be used.
-      RunError: the run broke off; all that was measured is in the folder, and the figure shows it.
+      RunError: the run broke off; all that was measured is in the folder, and the figures show it.
       KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
@@ -132,7 +140,7 @@ def run(
         restored = {loop.index: folder.restore(loop, yardsticks.tail_rows, display.warn) for loop in all_loops}
         states = {index: state for index, state in restored.items() if state}
         folder.drop_unfinished(states)
-        display.begin(all_loops, states, report.as_frame(folder.rows("metrics"), "metrics"))
+        display.begin(all_loops, states, as_frame(folder.rows("metrics"), "metrics"))
 
         def keep(record: Record) -> None:
             judgement, tables = tables_of(record, yardsticks)
@@ -155,7 +163,7 @@ def run(
             with contextlib.suppress(OSError):
                 close(folder, config)
             raise
-        figure = close(folder, config)
+        answer = close(folder, config)
     if diverged:
         where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
         rate = diverged[0][0].config.train.learning_rate
@@ -163,18 +171,22 @@ def run(
             f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
             f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
         )
-    return figure
+    return answer
 
 
-def close(folder: RunFolder, config: Config) -> Path | None:
-    """Bring manifest and figure up to date; gives the figure's path if there is anything to show."""
+def close(folder: RunFolder, config: Config) -> Answer:
+    """Bring manifest, derived tables and figures up to date, and say what came out so far."""
     folder.write_manifest()
     rows = folder.rows("metrics")
     if not rows:
-        return None
-    frame, axes = report.as_frame(rows, "metrics"), list(config.grid)
-    tails = report.as_frame(folder.rows("tails"), "tails")
-    folder.write_derived("collapse", collapse_rows(frame, tails, axes))
+        return Answer([], [])
+    frame, axes, learner = as_frame(rows, "metrics"), list(config.grid), config.learner.name
+    tails = as_frame(folder.rows("tails"), "tails")
+    collapse = collapse_rows(frame, tails, axes)
+    summary = summary_rows(frame, collapse, as_frame(folder.rows("provenance"), "provenance"), axes)
+    folder.write_derived("collapse", collapse)
     folder.write_derived("half_lives", half_life_rows(frame, tails, axes))
     folder.write_derived("split", split_rows(frame, axes))
-    return report.draw_overview(frame, tails, axes, config.learner.name, folder.path / "figures" / "overview.png")
+    folder.write_derived("summary", summary)
+    figures = draw_all(frame, tails, summary, axes, learner, folder.path / "figures")
+    return Answer(answer_lines(frame, collapse, axes, learner), figures)

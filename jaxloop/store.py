@@ -3,6 +3,7 @@
     config.toml            the resolved settings
     metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
     tails.csv              survival of the source's tails: a row per class of expressions
+    summary.csv            what each cell came to, with its uncertainty over seeds
     collapse.csv, half_lives.csv, split.csv     what collapsed, in which meaning of the word, when, and why
     timings.csv            seconds of the same rows
     provenance.csv         rows of each training set by where they came from
@@ -46,7 +47,8 @@ CHECKPOINTS_KEPT = 2
 
 _SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
 _TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
-_DERIVED = ("collapse", "half_lives", "split")
+_DERIVED = ("summary", "collapse", "half_lives", "split")
+FIGURES = ("overview", "diversity", "final", "correctness", "heat_map")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
 
 
@@ -121,7 +123,8 @@ class RunFolder:
             for folder in (*self.path.glob("checkpoints/loop_*"), *self.path.glob("samples/loop_*")):
                 shutil.rmtree(folder)
             files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
-            for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
+            files += [self.path / "figures" / f"{name}.png" for name in FIGURES]
+            for path in (*files, self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
         if config_path.exists():
             changed = differences(config_path.read_text(encoding="utf-8-sig"), config_text)

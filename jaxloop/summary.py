@@ -139,9 +139,7 @@ def collapse_of(collapse: list[dict], rows: pd.DataFrame) -> Collapse:
     # Either a generation, or "not by generation 12".
     time_S = np.array([int(words.split()[-1]) for words in met], int)
     observed_S = np.array([words.isdigit() for words in met], bool)
-    return Collapse(
-        len(met), int(observed_S.sum()), collapse_time(time_S, observed_S), int(max(time_S, default=-1))
-    )
+    return Collapse(len(met), int(observed_S.sum()), collapse_time(time_S, observed_S), int(max(time_S, default=-1)))
 
 
 def _fresh_rows(provenance: pd.DataFrame, rows: pd.DataFrame, last: int) -> float:
