@@ -5,9 +5,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from jaxloop.stats import bootstrap_band
 from jaxloop.tables import Cell
@@ -59,7 +61,9 @@ def draw_course(panel: Axes, course: pd.DataFrame, colour, learner: str, spread:
     complete = course.dropna(axis="columns")
     if spread and len(course) >= _FEWEST_SEEDS_FOR_A_BAND:
         band = bootstrap_band(complete.to_numpy())
-        panel.fill_between(complete.columns, band.low_G, band.high_G, color=colour, alpha=0.18, linewidth=0)
+        panel.fill_between(complete.columns, band.low_G, band.high_G, color=colour, alpha=0.12, linewidth=0)
+        for limit_G in (band.low_G, band.high_G):
+            panel.plot(complete.columns, limit_G, color=colour, linewidth=0.6, alpha=0.6)
     elif spread and len(course) > 1:
         for _, one in course.iterrows():
             panel.plot(course.columns, one, color=colour, linewidth=0.8, alpha=0.45)
@@ -67,18 +71,23 @@ def draw_course(panel: Axes, course: pd.DataFrame, colour, learner: str, spread:
     panel.plot(complete.columns, complete.mean(), color=colour, **style)
 
 
-def legend_handles(cells: list[Cell], cell_colours: list, learners: list[str]) -> list[Line2D]:
-    """Colours for cells, and where there are several, line styles for learners."""
-    seeds = max(cell.rows["seed"].nunique() for cell in cells)
-    band = " and 95% band" if seeds >= _FEWEST_SEEDS_FOR_A_BAND else ""
-    note = f" (mean{band} of {seeds} seeds)" if seeds > 1 else ""
+def legend_handles(cells: list[Cell], cell_colours: list, learners: list[str]) -> list[Artist]:
+    """Colours for cells, where there are several line styles for learners, and what is drawn of seeds."""
     handles = [
-        Line2D([], [], color=colour, linewidth=2.2, label=cell.label + note)
+        Line2D([], [], color=colour, linewidth=2.2, label=cell.label)
         for cell, colour in zip(cells, cell_colours, strict=True)
     ]
     if learners != ["transformer"]:
         handles += [Line2D([], [], color="#777777", label=learner, **STYLES[learner]) for learner in learners]
-    return handles
+    return handles + spread_handles(cells)
+
+
+def spread_handles(cells: list[Cell]) -> list[Artist]:
+    """What is drawn of seeds, in the words of a legend."""
+    seeds = max(cell.rows["seed"].nunique() for cell in cells)
+    if seeds < _FEWEST_SEEDS_FOR_A_BAND:
+        return [Line2D([], [], color="#777777", linewidth=0.8, label=f"each of {seeds} seeds")] if seeds > 1 else []
+    return [Patch(color="#777777", alpha=0.3, linewidth=0, label=f"95% band of the mean, {seeds} seeds")]
 
 
 def write_figure(figure: Figure, path: Path) -> None:

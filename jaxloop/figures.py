@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, learners_of, legend_handles, write_figure
+from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, learners_of, spread_handles, write_figure
 from jaxloop.report import draw_overview
 from jaxloop.store import FIGURES
 from jaxloop.summary import last_generation
@@ -18,7 +18,7 @@ from jaxloop.tables import LEARNER, cell_label, cells_of, courses, is_unset, val
 
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
-_CLOSEST = 1 / 30  # of an axis drawn to scale: values that lie closer cannot be told apart
+_CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
 
 
 def draw_all(
@@ -61,28 +61,49 @@ def draw_all(
 
 
 def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
-    """Kept diversity against generation: a panel per learner, a line with its band per cell; None for a single cell.
+    """Kept diversity against generation, means with bands; None for a single cell.
+
+    A colour per value of the first axis that varies; a panel per combination of the other axes and learner.
 
     Args:
       metrics: the rows of metrics.csv, with the learner's name and kept diversity.
       axes: the axes of the grid but for the learner.
     """
-    cells, learners = cells_of(metrics, axes), learners_of(metrics[LEARNER])
-    if len(cells) * len(learners) < 2:
+    if len(cells_of(metrics, [*axes, LEARNER])) < 2:
         return None
-    cell_colours, handles = colours_of(cells), legend_handles(cells, colours_of(cells), ["transformer"])
-    legend_columns = min(len(handles), 2 if len(learners) < 2 else 3)
-    figure, panels = _panels(learners, 5.4, 4.0, 0.2 * -(-len(handles) // legend_columns))
-    last = max(int(metrics["generation"].max()), 1)
-    for panel, learner in zip(panels, learners, strict=True):
+    first = _varied(metrics, axes)[:1]
+    others = [axis for axis in axes if axis not in first]
+    lines = cells_of(metrics, first)
+    colour_of = dict(zip([line.label for line in lines], colours_of(lines), strict=True))
+    learners = learners_of(metrics[LEARNER])
+    titles = {
+        (learner, cell_label(cell.axes)): cell.axes
+        for learner in learners
+        for cell in cells_of(metrics[metrics[LEARNER] == learner], others)
+    }
+    handles = [Line2D([], [], color=colour, linewidth=2.2, label=label) for label, colour in colour_of.items()]
+    handles += spread_handles(cells_of(metrics, [*axes, LEARNER]))
+    legend_columns = min(len(handles), 4)
+    words = [
+        ", ".join(
+            [*([label] if len(titles) > len(learners) else []), *([learner] if learners != ["transformer"] else [])]
+        )
+        for learner, label in titles
+    ]
+    figure, panels = _panels(words, 4.0, 3.2, 0.2 * -(-len(handles) // legend_columns))
+    for panel, (learner, label) in zip(panels, titles, strict=True):
         panel.axhline(1, color="black", linewidth=0.8, alpha=0.6)
-        for cell, colour in zip(cells, cell_colours, strict=True):
-            rows = cell.rows[cell.rows[LEARNER] == learner]
-            if len(rows):
-                draw_course(panel, courses(rows, "kept_diversity"), colour, learner)
-        panel.set(xlabel="generation", xlim=(0, last), ylim=(0, None))
+        for cell in cells_of(metrics[metrics[LEARNER] == learner], axes):
+            if cell_label({axis: cell.axes[axis] for axis in others}) == label:
+                line = cell_label({axis: cell.axes[axis] for axis in first}, cell.control)
+                draw_course(panel, courses(cell.rows, "kept_diversity"), colour_of[line], learner)
+        panel.set(xlim=(0, max(int(metrics["generation"].max()), 1)))
+        # A band may be as wide as it likes; the means must be seen.
+        panel.set_ylim(0, 1.1 * max(1.0, metrics["kept_diversity"].max()))
         panel.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylabel("diversity of the samples\nas a share of the first real data's")
+        panel.set_xlabel("generation")
+        if panel.get_subplotspec().is_first_col():
+            panel.set_ylabel("diversity of the samples\nas a share of the first real data's")
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=legend_columns)
     return figure
 
@@ -97,7 +118,8 @@ def draw_correctness(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
     cells, learners = cells_of(metrics, axes), learners_of(metrics[LEARNER])
     if len(cells) * len(learners) < 2:
         return None
-    figure, panels = _panels(learners, 4.2, 0.5 * len(cells) + 0.6, 0.4, most_columns=len(learners), side=1.8)
+    titles = learners if learners != ["transformer"] else [""]
+    figure, panels = _panels(titles, 4.2, 0.5 * len(cells) + 0.6, 0.4, side=1.8)
     for panel, learner in zip(panels, learners, strict=True):
         for place, cell in enumerate(cells):
             rows = cell.rows[cell.rows[LEARNER] == learner]
@@ -157,12 +179,14 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
             "linestyle": STYLES[learner]["linestyle"] if places.numeric else "none",
         }
         # Beside each other, or intervals would hide each other.
-        shift = 0.5 * gap * ((number + 0.5) / len(series) - 0.5)
+        beside = [other for other, (_, control) in enumerate(labels) if control == label[1]]
+        shift = 0.4 * gap * ((beside.index(number) + 0.5) / len(beside) - 0.5)
         rows = rows.assign(place=[places.of[_key(value)] + shift for value in rows[axis]]).sort_values("place")
         _draw_final_diversity(left, rows, style)
         _draw_collapse(right, rows, style)
-        words = [label[0], *([learner] if axis != LEARNER and of_cells[LEARNER].nunique() > 1 else [])]
-        handles.append(Line2D([], [], label=", ".join(words), **style))
+        words = [label[0]] if label[0] != "all loops" else []
+        words += [learner] if axis != LEARNER and (of_cells[LEARNER].nunique() > 1 or not words) else []
+        handles.append(Line2D([], [], label=", ".join(words) or "all loops", **style))
     for panel in (left, right):
         crowded = len("".join(places.labels)) > 45
         panel.set_xticks(list(places.of.values()), places.labels, fontsize="small", rotation=30 if crowded else 0)
@@ -170,11 +194,13 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     with_intervals = of_cells["kept_diversity_low"].notna().any()
     left.set_title("last generation" + (", with 95% intervals" if with_intervals else ""), fontsize="medium")
-    left.set(ylabel="diversity of the samples\nas a share of the first real data's", ylim=(0, None))
+    left.set(ylabel="diversity of the samples\nas a share of the first real data's")
+    left.set_ylim(-0.03, 1.06 * np.nanmax([1.0, *of_cells["kept_diversity"], *of_cells["kept_diversity_high"]]))
     right.set_title("collapse (open, with an arrow: not reached by then)", fontsize="medium")
+    last = max(of_cells["last_generation"].max(), 1)
     criterion = of_cells["collapse_criterion"].iloc[0]
     right.set(ylabel="median generation of\n" + criterion.replace(" of the first", "\nof the first"))
-    right.set_ylim(0, 1.15 * max(of_cells["last_generation"].max(), 1))
+    right.set_ylim(-0.03 * last, 1.15 * last)
     if len(handles) > 1:
         figure.legend(
             handles=handles, fontsize="small", loc="outside lower center", ncols=2 if len(handles) < 10 else 3
@@ -199,7 +225,8 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     columns, rows = ({value: place for place, value in enumerate(places.of)} for places in (across_places, down_places))
     learners = learners_of(of_cells[LEARNER])
     size = (0.75 * len(columns) + 1.2, 0.5 * len(rows) + 0.8)
-    figure, panels = _panels(learners, max(size[0], 3.0), max(size[1], 2.0), 0.4)
+    titles = learners if learners != ["transformer"] else [""]
+    figure, panels = _panels(titles, max(size[0], 3.0), max(size[1], 2.0), 0.4)
     most = max(1.0, float(of_cells["kept_diversity"].max()))
     for panel, learner in zip(panels, learners, strict=True):
         values = np.full((len(rows), len(columns)), np.nan)
@@ -215,7 +242,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = "black" if value > 0.55 * most else "white"
+                colour = "black" if value > 0.5 * most else "white"
                 panel.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
         panel.set_xticks(range(len(columns)), across_places.labels, fontsize="small")
         panel.set_yticks(range(len(rows)), down_places.labels, fontsize="small")
@@ -226,20 +253,18 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
 
 
 def _panels(
-    learners: list[str], width: float, height: float, below: float, side: float = 0.4, most_columns: int = _MOST_COLUMNS
+    titles: list[str], width: float, height: float, below: float, side: float = 0.4
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel of this size per learner, with room below and beside them (inches)."""
-    columns = min(len(learners), most_columns)
-    rows = -(-len(learners) // columns)
-    size = (max(columns * width + side, 7.0), rows * height + below + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for spare in grid[len(learners) :]:
+    """A figure with a panel of this size per title, with room below and beside them (inches)."""
+    rows = -(-len(titles) // _MOST_COLUMNS)
+    columns = -(-len(titles) // rows)
+    figure = Figure(figsize=(max(columns * width + side, 7.0), rows * height + below + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for panel, title in zip(grid, titles, strict=False):
+        panel.set_title(title, fontsize="medium")
+    for spare in grid[len(titles) :]:
         spare.set_axis_off()
-    if learners != ["transformer"]:
-        for panel, learner in zip(grid, learners, strict=False):
-            panel.set_title(learner, fontsize="medium")
-    return figure, list(grid[: len(learners)])
+    return figure, list(grid[: len(titles)])
 
 
 def _varied(of_cells: pd.DataFrame, axes: list[str]) -> list[str]:

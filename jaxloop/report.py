@@ -62,7 +62,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     real = metrics.loc[metrics["generation"] == 0, "training_diversity"].mean()
     panel.axhline(real, color="black", linewidth=0.8, alpha=0.6)
     panel.annotate("real data", (0, real), xytext=(3, 2), textcoords="offset points", fontsize="small")
-    _draw_lines(panel, cells, colours, lambda rows: rows.assign(value=rows["diversity"]))
+    _draw_lines(panel, cells, colours, lambda rows: rows.assign(value=rows["diversity"]), shown)
     panel.set(ylabel="diversity of samples\n(mean normalised Levenshtein distance)", ylim=(0, None))
     handles = legend_handles(cells, colours, learners)
     if len(handles) <= 4:
@@ -76,7 +76,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
             return rows.merge(tail[["loop", "generation", "value"]], on=["loop", "generation"])
 
         below = figure.add_subplot(grid[len(heights) - 1, :], sharex=panel)
-        _draw_lines(below, cells, colours, tail_of)
+        _draw_lines(below, cells, colours, tail_of, shown)
         below.set(ylabel="least probable tenth of the source:\nshare of its expressions alive", ylim=(0, 1.05))
         panel = below
     panel.set(xlabel="generation", xlim=(0, last_generation))
@@ -121,9 +121,9 @@ def _widened(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def _draw_lines(
-    panel: Axes, cells: list[Cell], colours: list, values_of: Callable[[pd.DataFrame], pd.DataFrame]
+    panel: Axes, cells: list[Cell], colours: list, values_of: Callable[[pd.DataFrame], pd.DataFrame], shown: str
 ) -> None:
-    """A line per cell and learner; `values_of` gives rows of metrics a column `value`."""
+    """A line per cell and learner; `values_of` gives rows of metrics a column `value`; `shown` has its bands drawn."""
     for cell, colour in zip(cells, colours, strict=True):
         for learner, of_learner in values_of(cell.rows).groupby(LEARNER, sort=False):
-            draw_course(panel, courses(of_learner, "value"), colour, learner, spread=learner == "transformer")
+            draw_course(panel, courses(of_learner, "value"), colour, learner, spread=learner == shown)
