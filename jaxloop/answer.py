@@ -8,7 +8,7 @@ from scipy import stats
 
 from jaxloop.stats import share_text
 from jaxloop.summary import MEANING, collapse_of, last_generation, paired
-from jaxloop.tables import LEARNER, Cell, cell_label, cells_of, courses, is_unset, with_kept_diversity
+from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
 _FEWEST_SEEDS = 3
 _MOST_RANKED = 8
@@ -132,8 +132,7 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     values = ", ".join(f"{cell.axes[axis]:g}" for cell in cells)
     verdict = f"it {'rises' if p_up < p_down else 'falls'}" if p < 0.05 else "no trend shown"
     where = "" if label == "all loops" else f", {label}"
-    name = axis.split(".")[-1].replace("_", " ")
-    return f"  {name} {values}{where}: {verdict}, p = {p:.2g}, {len(shared)} seeds"
+    return f"  {axis_name(axis)} {values}{where}: {verdict}, p = {p:.2g}, {len(shared)} seeds"
 
 
 def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:

@@ -103,6 +103,35 @@ def run(
 
 
 @app.command()
+def summary(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the whole table there too, as in summary.csv.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Join runs into one table: a row per cell, and a column for every setting in which their loops differ.
+
+    Loops of equal settings are one cell, whichever folders their seeds are in; a seed that is in two of them counts
+    once. Means over seeds with 95% intervals; only reads, so that a run may be under way.
+
+    ```
+    jaxloop summary runs/quick
+    jaxloop summary runs/seeds_0_to_4 runs/seeds_5_to_9 --output joined.csv
+    ```
+    """
+    from rich.console import Console
+
+    from jaxloop.display import show_summary
+    from jaxloop.joined import join_runs, write_csv
+
+    joined = join_runs(folders, lambda message: print(f"jaxloop: {message}", file=sys.stderr))
+    show_summary(joined.rows, joined.axes, Console())
+    if output is not None:
+        write_csv(joined, output)
+
+
+@app.command()
 def bench(
     context: typer.Context,
     source: Annotated[

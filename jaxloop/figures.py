@@ -14,7 +14,7 @@ from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, le
 from jaxloop.report import draw_overview
 from jaxloop.store import FIGURES
 from jaxloop.summary import last_generation
-from jaxloop.tables import LEARNER, cell_label, cells_of, courses, is_unset, value_text, with_kept_diversity
+from jaxloop.tables import LEARNER, axis_name, cell_label, cells_of, courses, is_unset, value_text, with_kept_diversity
 
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
@@ -190,7 +190,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     for panel in (left, right):
         crowded = len("".join(places.labels)) > 45
         panel.set_xticks(list(places.of.values()), places.labels, fontsize="small", rotation=30 if crowded else 0)
-        panel.set_xlabel(_axis_name(axis))
+        panel.set_xlabel(axis_name(axis))
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     with_intervals = of_cells["kept_diversity_low"].notna().any()
     left.set_title("last generation" + (", with 95% intervals" if with_intervals else ""), fontsize="medium")
@@ -246,7 +246,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
                 panel.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
         panel.set_xticks(range(len(columns)), across_places.labels, fontsize="small")
         panel.set_yticks(range(len(rows)), down_places.labels, fontsize="small")
-        panel.set(xlabel=_axis_name(across), ylabel=_axis_name(down))
+        panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
     bar = figure.colorbar(image, ax=list(panels))
     bar.set_label("kept diversity, last generation", fontsize="small")
     return figure
@@ -299,10 +299,6 @@ def _places(of_cells: pd.DataFrame, axis: str) -> _Places:
 def _key(value: Any) -> Any:
     """A value of an axis as the key of a dictionary: what is unset is None."""
     return None if is_unset(value) else value
-
-
-def _axis_name(axis: str) -> str:
-    return "learner" if axis == LEARNER else axis.split(".")[-1].replace("_", " ")
 
 
 def _series_label(cell: pd.Series, axes: list[str]) -> tuple[str, bool]:

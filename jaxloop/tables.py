@@ -58,9 +58,15 @@ def is_unset(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
+def axis_name(axis: str) -> str:
+    """A setting in words: `fresh share`; of a section's `name` the section, such as `cycle`."""
+    section, _, key = axis.rpartition(".")
+    return (section if key == "name" else key).replace("_", " ")
+
+
 def value_text(axis: str, value: Any) -> str:
     """A value of an axis in words that say what it is: `fresh share 0.5`, `full synthetic`, `not only true`."""
-    name = axis.split(".")[-1].replace("_", " ")
+    name = axis_name(axis)
     if is_unset(value):
         return f"{name} unset"
     if str(value) in ("True", "False"):
