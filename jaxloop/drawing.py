@@ -94,5 +94,9 @@ def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    try:
+        figure.savefig(partial, format="png", dpi=150)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -232,13 +232,8 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         values = np.full((len(rows), len(columns)), np.nan)
         # The cells after the controls, in whose place they may stand.
         of_learner = of_cells[of_cells[LEARNER] == learner].sort_values("control", ascending=False, kind="stable")
-        for row, column, value in zip(
-            of_learner[down].map(_key).map(rows),
-            of_learner[across].map(_key).map(columns),
-            of_learner["kept_diversity"],
-            strict=True,
-        ):
-            values[row, column] = value
+        for _, cell in of_learner.iterrows():
+            values[rows[_key(cell[down])], columns[_key(cell[across])]] = cell["kept_diversity"]
         image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -283,7 +278,7 @@ class _Places(NamedTuple):
 
 def _places(of_cells: pd.DataFrame, axis: str) -> _Places:
     """Numbers to scale, or one beside the other where to scale some would be too close; words in their order."""
-    values = list(dict.fromkeys(of_cells[axis].map(_key)))
+    values = list(dict.fromkeys(_key(value) for value in of_cells[axis]))
     known = [value for value in values if value is not None]
     numeric = not any(isinstance(value, str) for value in values)
     if numeric:
