@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_that_is_promised(undisturbed):
         assert origins == ([1, 0, 0] if row["generation"] == "0" else [0, fresh, 1 - fresh])
         assert float(row["source_entropy_nats"]) == language_of(tiny_config().language).entropy_nats
         assert float(row["training_steps"]) == 30
-    for name in ("config.toml", "manifest.json", "timings.csv", "figures/overview.png"):
+    for name in ("config.toml", "manifest.json", "timings.csv", "summary.csv", "figures/overview.png"):
         assert (undisturbed / name).stat().st_size > 0
     assert len(read(undisturbed, "timings")) == len(rows)
 
