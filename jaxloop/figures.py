@@ -19,6 +19,7 @@ from jaxloop.tables import LEARNER, axis_name, cell_label, cells_of, courses, is
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
 _CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
+_MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
 
 
 def draw_all(
@@ -286,8 +287,10 @@ def _places(of_cells: pd.DataFrame, axis: str) -> _Places:
     labels = [f"{value:g}" if numeric else value_text(axis, value) for value in known]
     if len(known) < len(values):
         return _Places({value: place for place, value in enumerate([*known, None])}, [*labels, "unset"], False)
-    if numeric and len(known) > 1 and np.diff(known).min() >= _CLOSEST * (known[-1] - known[0]):
-        return _Places({value: value for value in known}, labels, True)
+    if numeric and len(known) > 1:
+        least = min(abs(value) for value in known if value)
+        if np.diff(known).min() >= _CLOSEST * (known[-1] - known[0]) and known[-1] <= _MOST_SPAN * least:
+            return _Places({value: value for value in known}, labels, True)
     return _Places({value: place for place, value in enumerate(known)}, labels, numeric)
 
 

@@ -83,7 +83,8 @@ def cell_label(axes: dict, control: bool = False) -> str:
     ]
     if control:
         words.append("fresh data only")
-    return ", ".join(words) or "all loops"
+    # A cell in which every axis is unset is not all cells.
+    return ", ".join(words or [value_text(axis, value) for axis, value in axes.items()]) or "all loops"
 
 
 class Cell(NamedTuple):

@@ -62,6 +62,7 @@ def test_cells_are_named_by_what_differs_and_controls_come_last():
     plain = [f"fresh share {share}, {learner}" for share in ("0", "0.5") for learner in ("transformer", "oracle")]
     assert labels == [*plain, "transformer, fresh data only", "oracle, fresh data only"]
     assert cell_label({}) == "all loops"
+    assert cell_label({"cycle.fresh_share": math.nan}) == "fresh share unset"
     assert (
         cell_label({"sample.temperature": 0.5, "cycle.generated_share": 0.0}, True)
         == "temperature 0.5, fresh data only"
