@@ -161,7 +161,7 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
         else:
             when = f"generation {median:g}"
             if found.loops >= _FEWEST_SEEDS and math.isfinite(low):
-                when += f" (95% interval {low:g} to {'beyond the run' if math.isinf(high) else f'{high:g}'})"
+                when += f" (95% interval {low:g} to {'no limit' if math.isinf(high) else f'{high:g}'})"
             when += f", {found.collapsed} of {found.loops} loops collapsed"
         lines.append(f"  {cell.label}: {when}")
     more = len(lines) - _MOST_LINES

@@ -171,8 +171,11 @@ def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
 
 def _with_interval(value: float, low: float, high: float, form: str) -> str:
     """A number with its interval, where there are such; a time that is not reached in words."""
-    shown = ["not reached" if math.isinf(one) and form == "g" else f"{one:{form}}" for one in (value, low, high)]
+    shown, *limits = (
+        words if math.isinf(one) and form == "g" else f"{one:{form}}"
+        for one, words in ((value, "not reached"), (low, "no limit"), (high, "no limit"))
+    )
     if math.isnan(value):
         return "not measured"
     # An interval from never to never says nothing more.
-    return shown[0] if math.isnan(low) or math.isinf(low) else f"{shown[0]} ({shown[1]} to {shown[2]})"
+    return shown if math.isnan(low) or math.isinf(low) else f"{shown} ({' to '.join(limits)})"
