@@ -74,7 +74,7 @@ def run(
     process: Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Run the loops of a preset, and draw correctness and diversity against generation.
+    """Run the loops of a preset; say with intervals which cells differ and which collapsed, and draw it.
 
     The same command again goes on where it stopped, and gives the same bits as a run that was never interrupted.
 
@@ -115,12 +115,42 @@ def run(
             hosts.connected(*meeting) if distributed or coordinator else contextlib.nullcontext(),
             RunDisplay(folder.resolve().name, console) as display,
         ):
-            figure = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
+            answer = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
     except KeyboardInterrupt:
         _leave(_STOPPED, 130)
-    if figure:
+    if answer.figures:
+        print("\n".join(answer.lines))
         print(f"results: {folder}")
-        print(f"figure:  {figure}")
+        print(f"figures: {', '.join(map(str, answer.figures))}")
+
+
+@app.command()
+def summary(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, finished or not.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the whole table there too, as in summary.csv.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Join runs into one table: a row per cell, and a column for every setting in which their loops differ.
+
+    Loops of equal settings are one cell, whichever folders their seeds are in; a seed that is in two of them counts
+    once. Means over seeds with 95% intervals; only reads, so that a run may be under way.
+
+    ```
+    jaxloop summary runs/quick
+    jaxloop summary runs/seeds_0_to_4 runs/seeds_5_to_9 --output joined.csv
+    ```
+    """
+    from rich.console import Console
+
+    from jaxloop.display import show_summary
+    from jaxloop.joined import join_runs, write_csv
+
+    joined = join_runs(folders, lambda message: print(f"jaxloop: {message}", file=sys.stderr))
+    show_summary(joined.rows, joined.axes, Console())
+    if output is not None:
+        write_csv(joined, output)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What a run shows in the terminal: a live table of cells and a bar, or plain lines where there is no terminal."""
 
+import math
 import time
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from jaxloop.config import Loop
 from jaxloop.loop import State
-from jaxloop.report import cell_label
+from jaxloop.tables import axis_name, cell_label, is_unset
 
 _REDRAW_SECONDS = 0.5
 
@@ -145,3 +146,37 @@ def _short(value) -> str:
     if not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
+    """Print the rows of summary.csv that matter most, with their intervals."""
+    # Without a terminal nothing need be folded to a width.
+    console.width = console.width if console.is_terminal else max(console.width, 200)
+    table = Table()
+    headers = ["kept diversity", "true share", "collapsed", "generation of collapse"]
+    for name in [*map(axis_name, axes), "seeds", "generation", *headers]:
+        table.add_column(name)
+    for row in rows:
+        settings = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
+        measured = [
+            _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
+            for name, form in (("kept_diversity", ".3f"), ("true_share", ".3f"), ("collapse_generation", "g"))
+        ]
+        counts = [str(row["seeds"]), str(row["last_generation"])]
+        collapsed = f"{row['collapsed_loops']} of {row['seeds']}"
+        table.add_row(*settings, *counts, *measured[:2], collapsed, measured[2])
+    console.print(table)
+    if rows:
+        console.print(f"collapse: {rows[0]['collapse_criterion']}; intervals: 95%", highlight=False, soft_wrap=True)
+
+
+def _with_interval(value: float, low: float, high: float, form: str) -> str:
+    """A number with its interval, where there are such; a time that is not reached in words."""
+    shown, *limits = (
+        words if math.isinf(one) and form == "g" else f"{one:{form}}"
+        for one, words in ((value, "not reached"), (low, "no limit"), (high, "no limit"))
+    )
+    if math.isnan(value):
+        return "not measured"
+    # An interval from never to never says nothing more.
+    return shown if math.isnan(low) or math.isinf(low) else f"{shown} ({' to '.join(limits)})"

@@ -4,15 +4,17 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from jaxloop import hosts, metrics, report, source
+from jaxloop import hosts, metrics, source
+from jaxloop.answer import answer_lines
 from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
 from jaxloop.errors import InputError, RunError
+from jaxloop.figures import draw_all
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Learner, Record, State, run_loops
@@ -20,7 +22,9 @@ from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs
 from jaxloop.references import ReferenceLearner
 from jaxloop.split import split_rows
-from jaxloop.store import RunFolder
+from jaxloop.store import RunFolder, loop_rows
+from jaxloop.summary import summary_rows
+from jaxloop.tables import as_frame
 from jaxloop.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
 
 
@@ -38,6 +42,13 @@ class Display(Protocol):
 
     def warn(self, message: str) -> None:
         """Something is not as it should be, and the run goes on."""
+
+
+class Answer(NamedTuple):
+    """What a run came to."""
+
+    lines: list[str]  # for the terminal
+    figures: list[Path]
 
 
 def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement, dict[str, list[dict]]]:
@@ -96,8 +107,8 @@ def run(
     display: Display,
     overwrite: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Path:
-    """Run every loop of a config, or what is left of it, and draw the figure.
+) -> Answer:
+    """Run every loop of a config, or what is left of it, and say and draw what came out.
 
     Args:
       config: what to run.
@@ -108,11 +119,11 @@ def run(
       stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
 
     Returns:
-      The path of the figure; None in processes other than the first of several.
+      What came out, so far as the loops of all processes are known to this one: to the first of several.
 
     Raises:
       InputError: the folder cannot be used.
-      RunError: the run broke off; all that was measured is in the folder, and the figure shows it.
+      RunError: the run broke off; all that was measured is in the folder, and the figures show it.
       KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
@@ -142,7 +153,7 @@ def run(
             for loop in own_loops:
                 state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
                 states |= {loop.index: state} if state else {}
-            display.begin(own_loops, states, report.as_frame(folder.restored_metrics(), "metrics"))
+            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
             diverged = []
             for program in programs(own_loops):
                 learner = make_learner(program)
@@ -161,10 +172,10 @@ def run(
             with contextlib.suppress(OSError, InputError):
                 close(folder, config)
             raise failure
-        figure = close(folder, config)
+        answer = close(folder, config)
     if not agreed:
         raise RunError("another process of this run broke off and says why; what was finished is kept")
-    return figure
+    return answer
 
 
 def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
@@ -201,18 +212,22 @@ def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
     )
 
 
-def close(folder: RunFolder, config: Config) -> Path | None:
-    """Bring manifest and figure up to date; gives the figure's path if there is anything to show."""
+def close(folder: RunFolder, config: Config) -> Answer:
+    """Bring manifest, derived tables and figures up to date, and say what came out so far; in the first process."""
     if not hosts.is_first():
-        return None
+        return Answer([], [])
     folder.write_manifest()
     folder.join()
-    rows = folder.rows("metrics")
+    rows = loop_rows(folder.path, "metrics")
     if not rows:
-        return None
-    frame, axes = report.as_frame(rows, "metrics"), config.axes
-    tails = report.as_frame(folder.rows("tails"), "tails")
-    folder.write_derived("collapse", collapse_rows(frame, tails, axes))
+        return Answer([], [])
+    frame, axes, learner = as_frame(rows, "metrics"), config.axes, config.learner.name
+    tails = as_frame(loop_rows(folder.path, "tails"), "tails")
+    collapse = collapse_rows(frame, tails, axes)
+    summary = summary_rows(frame, collapse, as_frame(loop_rows(folder.path, "provenance"), "provenance"), axes)
+    folder.write_derived("collapse", collapse)
     folder.write_derived("half_lives", half_life_rows(frame, tails, axes))
     folder.write_derived("split", split_rows(frame, axes))
-    return report.draw_overview(frame, tails, axes, config.learner.name, folder.path / "figures" / "overview.png")
+    folder.write_derived("summary", summary)
+    figures = draw_all(frame, tails, summary, axes, learner, folder.path / "figures")
+    return Answer(answer_lines(frame, collapse, axes, learner), figures)

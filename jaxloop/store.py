@@ -3,6 +3,7 @@
     config.toml            the resolved settings
     metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
     tails.csv              survival of the source's tails: a row per class of expressions
+    summary.csv            what each cell came to, with its uncertainty over seeds
     collapse.csv, half_lives.csv, split.csv     what collapsed, in which meaning of the word, when, and why
     timings.csv            seconds of the same rows
     provenance.csv         rows of each training set by where they came from
@@ -52,7 +53,8 @@ _JOIN_SECONDS = 20
 
 _SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
 _TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
-_DERIVED = ("collapse", "half_lives", "split")
+_DERIVED = ("summary", "collapse", "half_lives", "split")
+FIGURES = ("overview", "diversity", "final", "correctness", "heat_map")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
 
 
@@ -139,7 +141,8 @@ class RunFolder:
                 for folder in self.path.glob(f"{kind}/loop_*"):
                     shutil.rmtree(folder)
             files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
-            for path in (*files, self.path / "figures" / "overview.png", self.path / "manifest.json", config_path):
+            files += [self.path / "figures" / f"{name}.png" for name in FIGURES]
+            for path in (*files, self.path / "manifest.json", config_path):
                 path.unlink(missing_ok=True)
         if not config_path.exists():
             write_whole(config_path, config_text.encode())
@@ -170,7 +173,7 @@ class RunFolder:
     def _read_tables(self, loop: Loop) -> dict[str, dict[int, list[dict]]]:
         tables = {name: {} for name in _TABLES}
         for name, table in tables.items():
-            for row in read_table(self._loop_folder("tables", loop) / f"{name}.csv"):
+            for row in _read_table(self._loop_folder("tables", loop) / f"{name}.csv"):
                 table.setdefault(int(row["generation"]), []).append(row)
         return tables
 
@@ -246,18 +249,13 @@ class RunFolder:
         """The rows of metrics.csv of every loop that has been restored, by loop and generation."""
         return [row for tables in self._tables.values() for rows in tables["metrics"].values() for row in rows]
 
-    def rows(self, table: str) -> list[dict]:
-        """All rows of a table as `join` has left it, by loop and generation."""
-        return read_table(self.path / f"{table}.csv")
-
     def join(self) -> None:
         """Bring the tables at the top up to date with those of all loops; the first process does that alone."""
         self._joined_at = time.monotonic()
         if self._process:
             return
         for name in _TABLES:
-            paths = sorted(self.path.glob(f"tables/loop_*/{name}.csv"), key=lambda path: _loop_number(path.parent))
-            halves = [path.read_bytes().partition(b"\n") for path in paths]
+            halves = [path.read_bytes().partition(b"\n") for path in _loop_tables(self.path, name)]
             if halves:
                 header = halves[0][0] + b"\n"
                 write_whole(self.path / f"{name}.csv", header + b"".join(rows for _, _, rows in halves))
@@ -362,8 +360,22 @@ class RunFolder:
         write_whole(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of a run folder; none where it is not there.
+def loop_rows(run: Path, table: str) -> list[dict[str, str]]:
+    """All rows of a table of a run's loops, by loop and generation, as they stand now.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    return [row for path in _loop_tables(run, table) for row in _read_table(path)]
+
+
+def _loop_tables(run: Path, table: str) -> list[Path]:
+    """Every loop's file of a table, in the order of their numbers."""
+    return sorted(run.glob(f"tables/loop_*/{table}.csv"), key=lambda path: int(path.parent.name.removeprefix("loop_")))
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of a loop; none where it is not there.
 
     Raises:
       InputError: it is damaged.
@@ -380,10 +392,6 @@ def read_table(path: Path) -> list[dict[str, str]]:
         except (KeyError, TypeError, ValueError, csv.Error):
             raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
     return rows
-
-
-def _loop_number(folder: Path) -> int:
-    return int(folder.name.removeprefix("loop_"))
 
 
 def _csv_text(rows: list[dict[str, str]]) -> bytes:

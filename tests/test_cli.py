@@ -112,8 +112,13 @@ def undisturbed(tmp_path_factory):
     process = start(folder)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and errors == ""
-    assert output.splitlines()[-1] == f"figure:  {folder / 'figures' / 'overview.png'}"
-    assert len(output.splitlines()) == 50
+    lines = output.splitlines()
+    assert [line.startswith("generation ") for line in lines[:49]] == [True] * 48 + [False]
+    assert lines[48].startswith("kept diversity (transformer, generation 23)") and "n too small" in lines[49]
+    figures = ", ".join(
+        str(folder / "figures" / f"{name}.png") for name in ("overview", "diversity", "final", "correctness")
+    )
+    assert lines[-2:] == [f"results: {folder}", f"figures: {figures}"]
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The figure, of every kind of run: what matters here is that no run ends in a traceback instead of its figure."""
+"""The overview, of every kind of run: what matters here is that no run ends in a traceback instead of its figures."""
 
 import itertools
 import math
@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from jaxloop.drawing import write_figure
 from jaxloop.errors import InputError
-from jaxloop.report import as_frame, cell_label, cells_of, draw_overview
+from jaxloop.report import draw_overview
+from jaxloop.tables import as_frame, cell_label, cells_of
 
 
 def tables(learners, shares, seeds, generations=3, tails=True, controls=True) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -40,13 +42,14 @@ AXES = ["cycle.fresh_share", "learner.name"]
 
 
 @pytest.mark.parametrize("learners", [("transformer",), ("oracle",), ("transformer", "resample", "ngram")])
-@pytest.mark.parametrize(("shares", "seeds"), [((0.0,), (0,)), ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1))])
+@pytest.mark.parametrize(
+    ("shares", "seeds"), [((0.0,), (0,)), ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1)), ((0.0,), (0, 1, 2))]
+)
 @pytest.mark.parametrize("more", [{}, {"tails": False, "controls": False}, {"generations": 1}])
 def test_every_kind_of_run_has_its_figure(tmp_path, learners, shares, seeds, more):
     """One cell or many, one seed or several, references alone or beside the transformer, one generation, no tails."""
-    path = draw_overview(
-        *tables(learners, shares, seeds, **more), AXES, "transformer", tmp_path / "new" / "overview.png"
-    )
+    path = tmp_path / "new" / "overview.png"
+    write_figure(draw_overview(*tables(learners, shares, seeds, **more), AXES[:1]), path)
     image = imread(path)
     assert image.shape[0] > 600 and image.shape[1] > 900 and image[..., :3].std() > 0.05
     assert [file.name for file in path.parent.iterdir()] == ["overview.png"]
@@ -55,14 +58,17 @@ def test_every_kind_of_run_has_its_figure(tmp_path, learners, shares, seeds, mor
 def test_cells_are_named_by_what_differs_and_controls_come_last():
     """Catches two cells of one name, a control among the cells, and a learner that a number's format refuses."""
     metrics, _ = tables(("transformer", "oracle"), (0.0, 0.5), (0,))
-    labels = [label for label, _, _ in cells_of(metrics, AXES)]
+    labels = [label for label, *_ in cells_of(metrics, AXES)]
     plain = [f"fresh share {share}, {learner}" for share in ("0", "0.5") for learner in ("transformer", "oracle")]
     assert labels == [*plain, "transformer, fresh data only", "oracle, fresh data only"]
     assert cell_label({}) == "all loops"
+    assert cell_label({"cycle.fresh_share": math.nan}) == "fresh share unset"
     assert (
         cell_label({"sample.temperature": 0.5, "cycle.generated_share": 0.0}, True)
         == "temperature 0.5, fresh data only"
     )
+    words = {"cycle.name": "full_synthetic", "language.only_true": "False", "train.steps": math.nan, "model.width": ""}
+    assert cell_label({**words, "cycle.generated_share": 0.5}) == "full synthetic, not only true, generated share 0.5"
 
 
 def test_a_table_that_somebody_has_changed_is_named():

@@ -50,7 +50,7 @@ def test_a_run_leaves_everything_that_is_promised(undisturbed):
         assert origins == ([1, 0, 0] if row["generation"] == "0" else [0, fresh, 1 - fresh])
         assert float(row["source_entropy_nats"]) == language_of(tiny_config().language).entropy_nats
         assert float(row["training_steps"]) == 30
-    for name in ("config.toml", "manifest.json", "timings.csv", "figures/overview.png"):
+    for name in ("config.toml", "manifest.json", "timings.csv", "summary.csv", "figures/overview.png"):
         assert (undisturbed / name).stat().st_size > 0
     assert len(read(undisturbed, "timings")) == len(rows)
 
@@ -325,3 +325,16 @@ def test_the_model_sees_its_own_loop_only():
     assert [(loop.index, loop.seed, loop.config.cycle.fresh_share) for loop in loops(config)] == [
         (0, 4, 0.0), (1, 7, 0.0), (2, 4, 0.5), (3, 7, 0.5),
     ]  # fmt: skip
+
+
+def test_starting_anew_leaves_nothing_of_the_old_answer(tmp_path):
+    """A summary or a figure of the old run beside the new one; something of the user's own deleted with them."""
+    figures = tmp_path / "run" / "figures"
+    with RunFolder(tmp_path / "run", tiny_config(), "test"):
+        figures.mkdir()
+        for name in ("overview", "diversity", "final", "correctness", "heat_map", "mine"):
+            (figures / f"{name}.png").touch()
+        (tmp_path / "run" / "summary.csv").touch()
+    with RunFolder(tmp_path / "run", tiny_config(), "test", overwrite=True):
+        assert [path.name for path in figures.iterdir()] == ["mine.png"]
+        assert not (tmp_path / "run" / "summary.csv").exists()

@@ -64,6 +64,7 @@ def results(path: Path) -> dict[str, bytes]:
         "metrics.csv",
         "tails.csv",
         "collapse.csv",
+        "summary.csv",
         "provenance.csv",
         "top_samples.csv",
         *path.glob("samples/*/*.npz"),

@@ -1,0 +1,176 @@
+"""What a run says at its end: which cells differ from which, by how much, and which collapsed when."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jaxloop.stats import share_text
+from jaxloop.summary import MEANING, collapse_of, last_generation, paired
+from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
+
+_FEWEST_SEEDS = 3
+_MOST_RANKED = 8
+_MOST_LINES = 3  # of trends, and of collapsed cells
+_FEWEST_VALUES = 3
+
+
+def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
+    """The answer of a run in some 20 lines at most.
+
+    Cells of the transformer, or of the first learner without one, are ranked by mean kept diversity, each compared with
+    the next one seed by seed; other learners have a line each. Then tests of trend, and collapse.
+
+    Args:
+      metrics: the rows of metrics.csv.
+      collapse: the rows of collapse.csv.
+      axes: the axes of the grid, which are columns of `metrics`.
+      learner: whose loops they are, where that is no axis.
+    """
+    if LEARNER not in axes:
+        metrics = metrics.assign(**{LEARNER: learner})
+    metrics = with_kept_diversity(metrics)
+    axes = [axis for axis in axes if axis != LEARNER]
+    learners = sorted(dict.fromkeys(metrics[LEARNER]), key=lambda name: name != "transformer")
+    cells_by = {name: cells_of(metrics[metrics[LEARNER] == name], axes) for name in learners}
+    cells = cells_by[learners[0]]
+    return [
+        *_ranking(learners[0], cells),
+        *_trends(cells, axes),
+        *_collapses(cells, collapse),
+        *(_extremes(name, cells_by[name]) for name in learners[1:]),
+    ]
+
+
+def _final_S(cell: Cell) -> np.ndarray:
+    """Kept diversity in the last generation that all loops of a cell have finished."""
+    return courses(cell.rows, "kept_diversity")[last_generation(cell.rows)].to_numpy()
+
+
+def _ranked(cells: list[Cell]) -> list[Cell]:
+    """From the most kept diversity to the least."""
+    return sorted(cells, key=lambda cell: -np.nan_to_num(_final_S(cell).mean(), nan=-1.0))
+
+
+def _ranking(learner: str, cells: list[Cell]) -> list[str]:
+    """What each cell kept, and how far it is above the next one."""
+    generations = {last_generation(cell.rows) for cell in cells}
+    fewest = min(cell.rows["seed"].nunique() for cell in cells)
+    enough = fewest >= _FEWEST_SEEDS
+    when = f"generation {min(generations)}" if len(generations) == 1 else "each cell's last generation"
+    lines = [f"kept diversity ({learner}, {when}): share of the first real data's diversity"]
+    if not enough:
+        lines.append(f"n too small for intervals: {fewest} seed{'' if fewest == 1 else 's'}")
+    ranked = _ranked(cells)
+    places = list(range(len(ranked)))
+    if len(ranked) > _MOST_RANKED:
+        places = [*places[: _MOST_RANKED // 2], *places[-_MOST_RANKED // 2 :]]
+    for at, place in enumerate(places):
+        cell, final_S = ranked[place], _final_S(ranked[place])
+        if at and place != places[at - 1] + 1:
+            lines.append(f"  ... {place - places[at - 1] - 1} more cells, in summary.csv")
+        text = share_text(final_S) if enough else f"{final_S.mean():.3f}"
+        if len(generations) > 1:
+            text += f", generation {last_generation(cell.rows)}"
+        if place + 1 in places:
+            text += f"; {_comparison(cell, ranked[place + 1], enough)}"
+        lines.append(f"  {cell.label}: {text}")
+    return lines
+
+
+def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
+    """A cell against its neighbour in the ranking."""
+    pair = paired(cell, below)
+    if pair is None:
+        return "shares no seed with the next"
+    mean, low, high, _ = pair.difference
+    interval = f" ({low:.3f} to {high:.3f})" if enough and math.isfinite(low) else ""
+    of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(mean)))
+    apart = ": not told apart" if interval and low <= 0 <= high else ""
+    return f"above the next by {mean:.3f}{interval}, in {of_this_sign} of {len(pair.difference_S)} seeds{apart}"
+
+
+def _extremes(learner: str, cells: list[Cell]) -> str:
+    """A learner in one line: what keeps most and what least."""
+    ranked = _ranked(cells)
+    most, least = (f"{_final_S(cell).mean():.3f} ({cell.label})" for cell in (ranked[0], ranked[-1]))
+    return f"{learner} keeps {most}" if len(ranked) == 1 else f"{learner} keeps {most} to {least}"
+
+
+def _trends(cells: list[Cell], axes: list[str]) -> list[str]:
+    """Page's test along every numeric axis, within each combination of the others."""
+    lines = []
+    for axis in axes:
+        others = [other for other in axes if other != axis]
+        groups: dict[str, list[Cell]] = {}
+        for cell in cells:
+            value = cell.axes[axis]
+            if not isinstance(value, str) and not is_unset(value):
+                # Along the fresh share a control is one value more; along all else it stands apart.
+                apart = cell.control and axis != "cycle.fresh_share"
+                groups.setdefault(cell_label({other: cell.axes[other] for other in others}, apart), []).append(cell)
+        lines += [_trend(axis, label, group) for label, group in groups.items() if len(group) >= _FEWEST_VALUES]
+    lines = [line for line in lines if line]
+    more = len(lines) - _MOST_LINES
+    if more > 0:
+        lines = [*lines[:_MOST_LINES], f"  ... and along {more} more rows of cells"]
+    title = "trend (Page's L over seeds, two-sided; tested: kept diversity has no order along the axis):"
+    return [title, *lines] if lines else []
+
+
+def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
+    """Page's L over seeds for final kept diversity along one axis; nothing with fewer than two seeds."""
+    cells = sorted(cells, key=lambda cell: cell.axes[axis])
+    by_cell = [courses(cell.rows, "kept_diversity") for cell in cells]
+    shared = pd.concat(by_cell, axis=1, keys=range(len(cells)), join="inner")
+    complete = [generation for generation in by_cell[0] if _complete(shared, generation, len(cells))]
+    if len(shared) < 2 or not complete:
+        return None
+    final_SxC = np.stack([shared[place, complete[-1]] for place in range(len(cells))], axis=1)
+    # The direction is not foretold: both are tested.
+    p_up, p_down = (stats.page_trend_test(ordered).pvalue for ordered in (final_SxC, final_SxC[:, ::-1]))
+    p = min(1.0, 2 * min(p_up, p_down))
+    values = ", ".join(f"{cell.axes[axis]:g}" for cell in cells)
+    verdict = f"it {'rises' if p_up < p_down else 'falls'}" if p < 0.05 else "no trend shown"
+    where = "" if label == "all loops" else f", {label}"
+    return f"  {axis_name(axis)} {values}{where}: {verdict}, p = {p:.2g}, {len(shared)} seeds"
+
+
+def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:
+    """Whether every shared seed of every cell has finished a generation."""
+    columns = [(place, generation) for place in range(cells)]
+    return all(column in shared for column in columns) and bool(shared[columns].notna().all(axis=None))
+
+
+def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
+    """When cells collapsed, by the one meaning that is summed up."""
+    criterion = next((row["criterion"] for row in collapse if row["meaning"] == MEANING), "")
+    lines, alive_loops, alive_cells, alive_until = [], 0, 0, math.inf
+    for cell in cells:
+        found = collapse_of(collapse, cell.rows)
+        if not found.loops:
+            continue
+        if not found.collapsed:
+            alive_loops, alive_cells = alive_loops + found.loops, alive_cells + 1
+            alive_until = min(alive_until, found.last_generation)
+            continue
+        median, low, high = found.time
+        if math.isinf(median):
+            when = (
+                f"not by generation {found.last_generation} in {found.loops - found.collapsed} of {found.loops} loops"
+            )
+        else:
+            when = f"generation {median:g}"
+            if found.loops >= _FEWEST_SEEDS and math.isfinite(low):
+                when += f" (95% interval {low:g} to {'no limit' if math.isinf(high) else f'{high:g}'})"
+            when += f", {found.collapsed} of {found.loops} loops collapsed"
+        lines.append(f"  {cell.label}: {when}")
+    more = len(lines) - _MOST_LINES
+    if more > 0:
+        lines = [*lines[:_MOST_LINES], f"  ... {more} more cells with collapsed loops, in summary.csv"]
+    if alive_cells:
+        which = f"the {'other ' if lines else ''}{alive_cells} cells" if alive_cells > 1 else "the other cell"
+        which = "all loops" if not lines else which
+        lines.append(f"  {which}: not by generation {alive_until:g} in {alive_loops} of {alive_loops} loops")
+    return [f"collapse ({criterion}), median generation:", *lines] if lines else []

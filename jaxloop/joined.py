@@ -1,0 +1,117 @@
+"""Several run folders as one table: a column for every setting in which their loops differ.
+
+Folders are only read, and no lock is taken, so that runs that are under way are summed up as they stand.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from jaxloop.collapse import collapse_rows
+from jaxloop.config import Config, Loop, load, loops
+from jaxloop.errors import InputError
+from jaxloop.store import loop_rows, write_whole
+from jaxloop.summary import summary_rows
+from jaxloop.tables import as_frame
+
+_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", "population"}
+
+
+class Joined(NamedTuple):
+    """A row per cell of all runs."""
+
+    axes: list[str]  # the settings that differ
+    rows: list[dict[str, Any]]  # as in summary.csv
+
+
+def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
+    """The summary of several runs together.
+
+    Loops of equal settings and different seeds are one cell, wherever they were run. A loop that stands in several
+    folders counts once: the first folder's counts, and `warn` is told if another disagrees.
+
+    Raises:
+      InputError: a folder is not there, is no run folder, or has no results yet.
+    """
+    settings, metrics, provenance = [], [], []
+    kept: dict[tuple, tuple[Path, pd.DataFrame]] = {}
+    for folder in dict.fromkeys(folders):
+        config, of_loop, rows_of_loop = _read(folder)
+        for loop in loops(config):
+            if loop.index not in of_loop:
+                continue
+            flat = _flat_settings(loop)
+            key = (*sorted((name, str(value)) for name, value in flat.items()), loop.seed)
+            measured = of_loop[loop.index]
+            # Settings come from the config, and not from what one run has as axes.
+            measured = measured[[column for column in measured if "." not in column]]
+            if key in kept:
+                first, earlier = kept[key]
+                if not _agree(earlier, measured):
+                    warn(
+                        f"{folder}: loop {loop.index} (seed {loop.seed}) differs from the same in {first}, which counts"
+                    )
+                continue
+            kept[key] = (folder, measured)
+            settings.append(flat)
+            place = len(settings) - 1
+            metrics.append(measured.assign(loop=place))
+            if loop.index in rows_of_loop:
+                provenance.append(rows_of_loop[loop.index].assign(loop=place))
+
+    axes = [name for name in settings[0] if len({str(flat.get(name)) for flat in settings}) > 1]
+    for place, (flat, of_loop) in enumerate(zip(settings, metrics, strict=True)):
+        metrics[place] = of_loop.assign(**{axis: flat.get(axis) for axis in axes})
+    frame = pd.concat(metrics, ignore_index=True)
+    no_tails = as_frame([], "tails")
+    origins = pd.concat(provenance, ignore_index=True) if provenance else as_frame([], "provenance")
+    return Joined(axes, summary_rows(frame, collapse_rows(frame, no_tails, axes), origins, axes))
+
+
+def write_csv(joined: Joined, path: Path) -> None:
+    """Write the whole table, or nothing.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    try:
+        write_whole(path, pd.DataFrame(joined.rows).to_csv(index=False, lineterminator="\n").encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _read(folder: Path) -> tuple[Config, dict[int, pd.DataFrame], dict[int, pd.DataFrame]]:
+    """A run's config, and rows of metrics.csv and provenance.csv by loop."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if not (folder / "config.toml").exists():
+        raise InputError(f"{folder}: is no run folder: it has no config.toml")
+    config = load(str(folder / "config.toml"))
+    metrics, provenance = (as_frame(loop_rows(folder, name), name) for name in ("metrics", "provenance"))
+    if metrics.empty:
+        raise InputError(f"{folder}: has no results yet; they come with the first generation")
+    return config, dict(list(metrics.groupby("loop"))), dict(list(provenance.groupby("loop")))
+
+
+def _flat_settings(loop: Loop) -> dict[str, Any]:
+    """Every setting of a loop that decides its results, its seed aside; not a number where it is unset."""
+    cycle = loop.config.cycle
+    sections = loop.config.model_dump(exclude=_NO_SETTINGS_OF_A_LOOP)
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    # The same loop may be set by either share.
+    flat["cycle.fresh_share"] = round(cycle.fresh_part(1), 12)
+    flat["cycle.generated_share"] = cycle.new_part if cycle.name == "incremental" else math.nan
+    return flat
+
+
+def _agree(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether two records of a loop are the same as far as both go."""
+    shared = [column for column in first if column in second and column != "loop"]
+    length = min(len(first), len(second))
+    first, second = (
+        frame.sort_values("generation")[shared].head(length).reset_index(drop=True) for frame in (first, second)
+    )
+    return first.equals(second)

@@ -1,0 +1,163 @@
+"""The rows of summary.csv: what each cell of a run came to, with its uncertainty over seeds.
+
+A cell is one combination of values of the axes, or its control. Its loops differ by their seed only, and a seed's
+course is one observation.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from jaxloop.stats import (
+    CollapseTime,
+    Difference,
+    bootstrap_band,
+    collapse_time,
+    floor_or_decline,
+    paired_difference,
+    slope_test,
+)
+from jaxloop.tables import Cell, cells_of, courses, with_kept_diversity
+
+MEASURES = ("kept_diversity", "true_share", "unique_share", "total_variation", "forward_kl_nats", "alive_share")
+MEANING = "vanishing variance"  # of the eight in collapse.csv
+
+
+class Collapse(NamedTuple):
+    """When the loops of one cell collapsed."""
+
+    loops: int
+    collapsed: int
+    time: CollapseTime
+    last_generation: int  # observed in any of them; -1 without loops
+
+
+class Paired(NamedTuple):
+    """Two cells compared over the seeds that both have."""
+
+    generation: int  # the last that all of these have finished
+    difference_S: np.ndarray
+    difference: Difference
+
+
+def summary_rows(
+    metrics: pd.DataFrame, collapse: list[dict], provenance: pd.DataFrame, axes: list[str]
+) -> list[dict[str, Any]]:
+    """A row for each cell; README.md gives each column's meaning.
+
+    Args:
+      metrics: the rows of metrics.csv.
+      collapse: the rows of collapse.csv.
+      provenance: the rows of provenance.csv.
+      axes: the axes of the grid, which are columns of `metrics`.
+
+    Returns:
+      Rows with the same columns; not a number where something is not measured, or too few loops or generations.
+    """
+    metrics = with_kept_diversity(metrics)
+    measures = [name for name in MEASURES if name in metrics and metrics[name].notna().any()]
+    cells = cells_of(metrics, axes)
+    return [_row(cell, cells[0] if place else None, measures, collapse, provenance) for place, cell in enumerate(cells)]
+
+
+def _row(
+    cell: Cell, first: Cell | None, measures: list[str], collapse: list[dict], provenance: pd.DataFrame
+) -> dict[str, Any]:
+    course = courses(cell.rows, "kept_diversity")
+    last = last_generation(cell.rows)
+    row = {
+        **cell.axes,
+        "control": int(cell.control),
+        "seeds": len(course),
+        "last_generation": last,
+        "fresh_rows": _fresh_rows(provenance, cell.rows, last),
+    }
+    for name in measures:
+        mean, low, high = _mean_and_interval(courses(cell.rows, name)[last].to_numpy(), name)
+        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+    collapsed = collapse_of(collapse, cell.rows)
+    row |= {
+        "collapse_criterion": next((one["criterion"] for one in collapse if one["meaning"] == MEANING), ""),
+        "collapsed_loops": collapsed.collapsed,
+        "collapse_generation": collapsed.time.median,
+        "collapse_generation_low": collapsed.time.low,
+        "collapse_generation_high": collapsed.time.high,
+    }
+    course = course.loc[:, :last]
+    late = course.loc[:, course.columns >= last / 2]
+    slope = slope_test(late.columns.to_numpy(), late.to_numpy())
+    floor = floor_or_decline(course.columns.to_numpy(), course.to_numpy())
+    row |= {
+        "late_slope_per_generation": slope.slope,
+        "late_slope_standard_error": slope.standard_error,
+        "late_slope_p": slope.p,
+        "floor": floor.floor,
+        "floor_weight": floor.floor_weight,
+    }
+    pair = paired(cell, first) if first else None
+    difference = pair.difference if pair else Difference(math.nan, math.nan, math.nan, math.nan)
+    return row | {
+        "difference_seeds": len(pair.difference_S) if pair else 0,
+        "difference_generation": pair.generation if pair else math.nan,
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "improvement": difference.improvement,
+    }
+
+
+def last_generation(rows: pd.DataFrame) -> int:
+    """The last generation that all loops of a cell have finished."""
+    return int(rows.groupby("loop")["generation"].max().min())
+
+
+def paired(first: Cell, second: Cell) -> Paired | None:
+    """Kept diversity of one cell less that of another, at the last generation that every shared seed has in both.
+
+    None where the two share no seed.
+    """
+    courses_of = [courses(cell.rows, "kept_diversity") for cell in (first, second)]
+    seeds = courses_of[0].index.intersection(courses_of[1].index)
+    if not len(seeds):
+        return None
+    both = pd.concat([course.loc[seeds] for course in courses_of], keys=["first", "second"]).dropna(axis="columns")
+    if both.empty:
+        return None
+    final = both[both.columns.max()]
+    first_S, second_S = (final.loc[name].to_numpy() for name in ("first", "second"))
+    return Paired(int(final.name), first_S - second_S, paired_difference(first_S, second_S))
+
+
+def collapse_of(collapse: list[dict], rows: pd.DataFrame) -> Collapse:
+    """When the loops of a cell collapsed, those that have not counting as long as they were observed."""
+    loops = set(rows["loop"])
+    met = [str(row["met_in_generation"]) for row in collapse if row["meaning"] == MEANING and row["loop"] in loops]
+    met = [words for words in met if words != "not measured"]
+    # Either a generation, or "not by generation 12".
+    time_S = np.array([int(words.split()[-1]) for words in met], int)
+    observed_S = np.array([words.isdigit() for words in met], bool)
+    return Collapse(len(met), int(observed_S.sum()), collapse_time(time_S, observed_S), int(max(time_S, default=-1)))
+
+
+def _fresh_rows(provenance: pd.DataFrame, rows: pd.DataFrame, last: int) -> float:
+    """Rows drawn from the source after generation 0, mean over seeds; each counts once, however long it is kept."""
+    drawn = provenance[
+        provenance["loop"].isin(rows["loop"])
+        & (provenance["kind"] == "fresh")
+        & (provenance["from_generation"] == provenance["generation"])
+        & (provenance["generation"] <= last)
+    ]
+    return float(drawn["rows"].sum() / rows["loop"].nunique())
+
+
+def _mean_and_interval(values_S: np.ndarray, name: str) -> tuple[float, float, float]:
+    """The mean and its 95% interval, cut at what is possible; an infinite mean has none."""
+    if np.isposinf(values_S).any() and not np.isnan(values_S).any():
+        return math.inf, math.nan, math.nan
+    mean, low, high = (float(limit_G[0]) for limit_G in bootstrap_band(values_S[:, None]))
+    most = math.inf if name.endswith("_nats") or values_S.max() > 1 else 1.0
+    # Not a number stays what it is only as the first of the two.
+    return mean, max(low, 0.0), min(high, most)

@@ -1,0 +1,116 @@
+"""The tables of a run as frames, and the cells of its grid in them."""
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from jaxloop.errors import InputError
+
+LEARNER = "learner.name"
+_CONTROL_SAYS = ("cycle.fresh_share", "cycle.generated_share")
+_NEEDED = {
+    "metrics": (
+        "loop", "seed", "generation", "control", "true_share", "false_share", "invalid_share", "diversity",
+        "unique_share", "training_diversity", "outside_share", "held_out_nats", "source_entropy_nats",
+        "untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats",
+    ),
+    "tails": (
+        "loop", "seed", "generation", "classes", "class", "source_share", "model_share", "first_expressions",
+        "alive_share",
+    ),
+    "provenance": ("loop", "seed", "generation", "kind", "from_generation", "rows"),
+}  # fmt: skip
+_TEXT = ("classes", "class", "kind")
+
+
+def as_frame(rows: list[dict[str, str]], table: str) -> pd.DataFrame:
+    """The rows of metrics.csv, tails.csv or provenance.csv as a table of numbers, but for the columns of names.
+
+    An axis of the grid (its name has a dot) is a column of numbers if nothing else stands in it but empty cells.
+
+    Raises:
+      InputError: a column that is needed is missing, or a cell is not a number.
+    """
+    frame = pd.DataFrame(rows, columns=None if rows else list(_NEEDED[table]))
+    missing = [column for column in _NEEDED[table] if any(column not in row for row in rows)]
+    if missing:
+        raise InputError(f"{table}.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
+
+    def converted(column: pd.Series) -> pd.Series:
+        if column.name in _TEXT:
+            return column
+        try:
+            return pd.to_numeric(column)
+        except (TypeError, ValueError):
+            if "." in column.name:
+                return column
+            raise
+
+    try:
+        return frame.apply(converted)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{table}.csv: {error}; put it right, or start anew with --overwrite") from None
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a cell does not have this setting."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def axis_name(axis: str) -> str:
+    """A setting in words: `fresh share`; of a section's `name` the section, such as `cycle`."""
+    section, _, key = axis.rpartition(".")
+    return (section if key == "name" else key).replace("_", " ")
+
+
+def value_text(axis: str, value: Any) -> str:
+    """A value of an axis in words that say what it is: `fresh share 0.5`, `full synthetic`, `not only true`."""
+    name = axis_name(axis)
+    if is_unset(value):
+        return f"{name} unset"
+    if str(value) in ("True", "False"):
+        return name if str(value) == "True" else f"not {name}"
+    return value.replace("_", " ") if isinstance(value, str) else f"{name} {value:g}"
+
+
+def cell_label(axes: dict, control: bool = False) -> str:
+    """A cell of the grid in words: what differs from the other cells."""
+    words = [
+        value_text(axis, value)
+        for axis, value in axes.items()
+        if not is_unset(value) and not (control and axis in _CONTROL_SAYS)
+    ]
+    if control:
+        words.append("fresh data only")
+    # A cell in which every axis is unset is not all cells.
+    return ", ".join(words or [value_text(axis, value) for axis, value in axes.items()]) or "all loops"
+
+
+class Cell(NamedTuple):
+    """One combination of values of the axes, or its control: loops that differ by their seed only."""
+
+    label: str
+    control: bool
+    axes: dict[str, Any]
+    rows: pd.DataFrame  # of metrics
+
+
+def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[Cell]:
+    """Every cell, in the order of the grid, with the controls last."""
+    cells = []
+    for (control, *values), rows in metrics.groupby(["control", *axes], sort=False, dropna=False):
+        of_cell = dict(zip(axes, values, strict=True))
+        cells.append(Cell(cell_label(of_cell, bool(control)), bool(control), of_cell, rows))
+    return sorted(cells, key=lambda cell: cell.control)
+
+
+def courses(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column of one cell's loops as seeds by generations; not a number where it is not measured."""
+    return rows.pivot(index="seed", columns="generation", values=column).sort_index().sort_index(axis=1)
+
+
+def with_kept_diversity(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Metrics with `kept_diversity`: that of the samples as a share of the same loop's first real data's."""
+    first = metrics[metrics["generation"] == 0].set_index("loop")["training_diversity"]
+    return metrics.assign(kept_diversity=metrics["diversity"] / metrics["loop"].map(first))

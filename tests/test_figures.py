@@ -1,0 +1,153 @@
+"""The figures of a grid: no run ends in a traceback instead of one, none is left over, and they show their data."""
+
+import itertools
+import math
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from test_summary import NO_TAILS, SHARE, level, summed, table
+
+from jaxloop import drawing
+from jaxloop.figures import draw_all, draw_diversity, draw_final, draw_heat_map
+from jaxloop.store import FIGURES
+from jaxloop.tables import with_kept_diversity
+
+matplotlib.use("Agg")
+TEMPERATURE, CYCLE, LEARNER = "sample.temperature", "cycle.name", "learner.name"
+
+
+def grid(axes: dict[str, tuple]) -> list[dict]:
+    """A cell for each combination; what is None is unset."""
+    cells = []
+    for place, values in enumerate(itertools.product(*axes.values())):
+        known = {axis: value for axis, value in zip(axes, values, strict=True) if value is not None}
+        cells.append({"axes": known, "kept": level(place / 40)})
+    return cells
+
+
+ALL = {"overview", "diversity", "final", "correctness"}
+RUNS = {
+    "one cell": ({SHARE: (0.5,)}, {"overview"}),
+    "one cell of two learners": ({SHARE: (0.5,), LEARNER: ("transformer", "oracle")}, ALL),
+    "seven cells": ({SHARE: (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)}, ALL),
+    "two axes": ({SHARE: (0.0, 0.5), TEMPERATURE: (0.5, 1.0, 1.5)}, {*ALL, "heat_map"}),
+    "words": ({CYCLE: ("full_synthetic", "balanced"), SHARE: (0.0, 0.5)}, {*ALL, "heat_map"}),
+    "an empty axis": ({CYCLE: ("full_synthetic", "balanced"), SHARE: (None, 0.5, 0.7)}, {*ALL, "heat_map"}),
+    "decades and learners": (
+        {"train.learning_rate": (1e-4, 1e-3, 1e-2), LEARNER: ("transformer", "resample", "ngram", "grammar", "oracle")},
+        ALL,
+    ),
+    "three axes": ({SHARE: (0.0, 0.5), TEMPERATURE: (0.5, 1.0), CYCLE: ("full_synthetic", "expanding")}, ALL),
+}
+
+
+def draw(metrics, axes, folder):
+    return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3, 4)], ids=len)
+@pytest.mark.parametrize("run", RUNS)
+def test_every_kind_of_run_has_the_figures_that_make_sense(tmp_path, run, seeds):
+    """A traceback in place of a figure, one that shows nothing, one half written, or one of an earlier state."""
+    axes, expected = RUNS[run]
+    cells = grid(axes)
+    # A control, and a cell whose loops did not all come to the end.
+    cells[-1]["length"] = lambda seed: 9 - 4 * (seed == seeds[0])
+    if len(cells) > 1 and SHARE in axes:
+        control = {"axes": {**cells[0]["axes"], SHARE: 1.0}, "kept": level(1.0), "control": 1}
+        cells = [*cells, control] if control["axes"] not in [cell["axes"] for cell in cells] else cells
+    for name in FIGURES:
+        (tmp_path / f"{name}.png").write_text("of an earlier state")
+    (tmp_path / "mine.png").write_text("not one of ours")
+    paths = draw(table(cells, seeds), list(axes), tmp_path)
+    assert {path.stem for path in paths} == expected
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in (*expected, "mine")}
+    for path in paths:
+        image = imread(path)
+        assert min(image.shape[:2]) > 250 and image[..., :3].std() > 0.05
+
+
+def test_one_generation_and_thirty_cells(tmp_path):
+    """A figure that fails where there is no course, or grows beyond what can be drawn."""
+    axes = {SHARE: tuple(share / 10 for share in range(6)), TEMPERATURE: (0.5, 0.7, 0.8, 1.0, 1.2)}
+    paths = draw(table(grid(axes), (0, 1, 2), generations=1), list(axes), tmp_path)
+    assert {path.stem for path in paths} == {*ALL, "heat_map"}
+    assert all(max(imread(path).shape) < 8000 for path in paths)
+
+
+def test_a_figure_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A figure cut off in the middle of writing, in place of the last good one."""
+    path = tmp_path / "final.png"
+    path.write_text("the last good one")
+
+    class Broken:
+        def savefig(self, partial, **_):
+            partial.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        drawing.write_figure(Broken(), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["final.png"]
+    assert path.read_text() == "the last good one"
+
+
+def frame_of(cells, axes):
+    metrics = table(cells)
+    return pd.DataFrame(summed(metrics, axes)).assign(**{LEARNER: "transformer"}), metrics
+
+
+def test_the_heat_map_shows_each_cell_in_its_place():
+    """Rows for columns, a control in the place of a cell, a value that is not there."""
+    axes = [SHARE, TEMPERATURE]
+    cells = grid({SHARE: (0.5, 0.0), TEMPERATURE: (1.5, 1.0, 0.5)})[:-1]
+    cells += [
+        {"axes": {SHARE: 1.0, TEMPERATURE: 1.0}, "kept": level(0.9, 0.0), "control": 1},
+        {"axes": {SHARE: 0.5, TEMPERATURE: 1.5}, "kept": level(0.8, 0.0), "control": 1},
+    ]
+    of_cells, _ = frame_of(cells, axes)
+    panel = draw_heat_map(of_cells, axes).axes[0]
+    written = {text.get_position(): text.get_text() for text in panel.texts}
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "0.5", "1"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["0.5", "1", "1.5"]
+    kept = {
+        (row[SHARE], row[TEMPERATURE]): row["kept_diversity"]
+        for row in reversed(of_cells.to_dict("records"))  # a cell after the control in its place
+    }
+    places = {
+        (0.0, 0.0): None,
+        **{((0.0, 0.5, 1.0).index(x), (0.5, 1.0, 1.5).index(y)): v for (x, y), v in kept.items()},
+    }
+    assert written == {place: f"{value:.2f}" for place, value in places.items() if value is not None}
+
+
+def test_what_has_not_collapsed_is_drawn_open_at_the_end():
+    """A median that is not reached drawn as a time, at zero, or not at all."""
+    cells = [
+        {"axes": {SHARE: 0.0}, "kept": lambda seed, generation: 0.01 if generation >= 3 else 0.9},
+        {"axes": {SHARE: 0.5}, "kept": level(0.9)},
+    ]
+    of_cells, _ = frame_of(cells, [SHARE])
+    panel = draw_final(of_cells, [SHARE]).axes[1]
+    closed, opened = (line for line in panel.lines if line.get_marker() == "o")
+    assert (list(closed.get_xdata()), list(closed.get_ydata())) == ([0.0], [3])
+    assert (list(opened.get_xdata()), list(opened.get_ydata())) == ([0.5], [8])
+    assert opened.get_markerfacecolor() == "white" != closed.get_markerfacecolor()
+    # Arrows: of the median that is not reached, and of the upper limit of the other, which five seeds never have.
+    assert [text.xy for text in panel.texts] == [(0.0, 8.0), (0.5, 8.0)]
+
+
+@pytest.mark.parametrize(("seeds", "bands"), [((0, 1), 0), ((0, 1, 2), 1)])
+def test_bands_from_three_seeds_on(seeds, bands):
+    """A band of two seeds, which says nothing, or thin lines and a band on top of each other."""
+    metrics = with_kept_diversity(
+        table([{"axes": {SHARE: share}, "kept": level(share)} for share in (0.0, 0.5)], seeds)
+    )
+    panel = draw_diversity(metrics.assign(**{LEARNER: "transformer"}), [SHARE]).axes[0]
+    assert len(panel.collections) == 2 * bands
+    means = [line for line in panel.lines if line.get_marker() == "o"]
+    assert [line.get_ydata()[-1] for line in means] == pytest.approx(
+        [sum(level(share)(seed, 8) for seed in seeds) / len(seeds) for share in (0.0, 0.5)]
+    )
+    assert not math.isnan(means[0].get_ydata()[0])

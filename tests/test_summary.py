@@ -1,0 +1,228 @@
+"""What a run came to, in numbers and words, on tables whose truth is planted."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxloop.answer import answer_lines
+from jaxloop.collapse import collapse_rows
+from jaxloop.stats import bootstrap_band, paired_difference
+from jaxloop.summary import MEASURES, last_generation, summary_rows
+from jaxloop.tables import as_frame, cells_of
+
+REAL = 0.5
+NO_TAILS = as_frame([], "tails")
+
+
+def table(cells: list[dict], seeds=(0, 1, 2, 3, 4), generations=9) -> pd.DataFrame:
+    """Metrics as they are read from disk: each cell has its axes and `kept`, a function of seed and generation.
+
+    A cell may have a `control`, `seeds`, and `length`, a function of the seed: how many generations its loop made.
+    """
+    rows, loop = [], 0
+    for cell in cells:
+        for seed in cell.get("seeds", seeds):
+            for generation in range(cell.get("length", lambda seed: generations)(seed)):
+                kept = cell["kept"](seed, generation)
+                known = {"true_share": 0.9, "false_share": 0.1, "invalid_share": 0.0, "unique_share": 0.5}
+                distances = {"total_variation": 1 - min(kept, 1), "forward_kl_nats": cell.get("forward", 0.5)}
+                losses = dict.fromkeys(
+                    ("untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats"), math.inf
+                )
+                rows.append(
+                    {"loop": loop, "seed": seed, "generation": generation}
+                    | cell["axes"]
+                    | {"control": cell.get("control", 0), "diversity": kept * REAL, "training_diversity": REAL}
+                    | {"outside_share": 0.1, "held_out_nats": 4.0, "source_entropy_nats": 4.0, "alive_share": ""}
+                    | known
+                    | distances
+                    | losses
+                )
+            loop += 1
+    axes = dict.fromkeys(name for cell in cells for name in cell["axes"])
+    text = [{name: str(row.get(name, "")) for name in (*axes, *row)} for row in rows]
+    return as_frame(text, "metrics")
+
+
+def summed(metrics: pd.DataFrame, axes: list[str], provenance=()) -> list[dict]:
+    return summary_rows(metrics, collapse_rows(metrics, NO_TAILS, axes), as_frame(list(provenance), "provenance"), axes)
+
+
+def answer(metrics: pd.DataFrame, axes: list[str], learner="transformer") -> list[str]:
+    return answer_lines(metrics, collapse_rows(metrics, NO_TAILS, axes), axes, learner)
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.02, 100)
+
+
+def level(height: float, spread: float = 1.0):
+    """Kept diversity of this height in the end, with what seeds share and a little of their own."""
+    return lambda seed, generation: 1 - (1 - height) * generation / 8 + spread * NOISE[seed] * (generation > 0)
+
+
+SHARE = "cycle.fresh_share"
+
+
+def test_planted_means_and_differences_come_out():
+    """Another generation, seeds that are not paired, the wrong sign, or a share of anything but the first real data."""
+    own_S = np.array([0.01, 0.0, -0.01, 0.02, 0.03])
+    higher = lambda seed, generation: level(0.4)(seed, generation) + (generation == 8) * (0.2 + own_S[seed])  # noqa: E731
+    rows = summed(table([{"axes": {SHARE: 0.0}, "kept": level(0.4)}, {"axes": {SHARE: 0.5}, "kept": higher}]), [SHARE])
+    final_S = np.array([level(0.4)(seed, 8) for seed in range(5)])
+    assert [row[SHARE] for row in rows] == [0.0, 0.5]
+    mean, low, high = (float(limit[0]) for limit in bootstrap_band(final_S[:, None]))
+    assert [rows[0][f"kept_diversity{limit}"] for limit in ("", "_low", "_high")] == pytest.approx([mean, low, high])
+    assert rows[0]["seeds"] == 5 and rows[0]["last_generation"] == 8
+    assert rows[0]["difference_seeds"] == 0 and math.isnan(rows[0]["difference"])
+    expected = paired_difference(final_S + 0.2 + own_S, final_S)
+    found = [rows[1][name] for name in ("difference", "difference_low", "difference_high", "improvement")]
+    assert found == pytest.approx(list(expected))
+    assert rows[1]["difference_high"] - rows[1]["difference_low"] < 0.1
+    assert rows[0]["late_slope_per_generation"] == pytest.approx(-0.075)
+    # What is not measured anywhere has no column; what is has all three.
+    assert [name for name in MEASURES if name in rows[0]] == [name for name in MEASURES if name != "alive_share"]
+
+
+def test_collapse_with_planted_censoring():
+    """Loops that have not collapsed left out, or counted as collapsed at the end.
+
+    Three of five collapse, in generations 2, 4 and 6, and one is cut off after generation 4. By hand: 4/5 outlive 2;
+    of the 4 at risk at 4 one collapses: 3/5; of the 2 at risk at 6 one: 3/10. The median is 6.
+    """
+    when = {0: 2, 1: 4, 2: 6, 3: 99, 4: 99}
+    cell = {
+        "axes": {SHARE: 0.0},
+        "kept": lambda seed, generation: 0.01 if generation >= when[seed] else 0.9,
+        "length": lambda seed: 5 if seed == 4 else 9,
+    }
+    (row,) = summed(table([cell]), [SHARE])
+    assert (row["collapsed_loops"], row["collapse_generation"]) == (3, 6)
+    assert row["collapse_generation_high"] == math.inf
+    assert "below 0.1" in row["collapse_criterion"]
+    # The cell stands where all of its loops stand.
+    assert row["last_generation"] == 4 and row["kept_diversity"] == pytest.approx((0.01 * 2 + 0.9 * 3) / 5)
+    alive = {"axes": {SHARE: 0.0}, "kept": level(0.9)}
+    (row,) = summed(table([alive]), [SHARE])
+    assert (row["collapsed_loops"], row["collapse_generation"]) == (0, math.inf)
+
+
+def test_fresh_rows_count_once():
+    """Fresh rows that stay in the set of `expanding` counted anew in every generation, or those not yet summed up."""
+    origins = [
+        {
+            "loop": "0",
+            "seed": "0",
+            "generation": str(generation),
+            "kind": kind,
+            "from_generation": str(origin),
+            "rows": "10",
+        }
+        for generation in range(4)
+        for kind, origin in [("real", 0), *(("fresh", origin) for origin in range(1, generation + 1))]
+    ]
+    metrics = table([{"axes": {SHARE: 0.5}, "kept": level(0.5)}], seeds=(0,), generations=3)
+    assert summed(metrics, [SHARE], origins)[0]["fresh_rows"] == 20
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("generations", [1, 2, 9])
+def test_nothing_is_too_little(seeds, generations):
+    """A traceback, or columns that differ between rows, at the end of a run that was small, cut off or diverged."""
+    cells = [
+        {"axes": {SHARE: 0.0, "cycle.name": "full_synthetic"}, "kept": level(0.0, 0.0), "forward": math.inf},
+        {
+            "axes": {SHARE: 0.5, "cycle.name": "balanced"},
+            "kept": level(0.5),
+            "length": lambda seed: 1 + seed % generations,
+        },
+        {"axes": {"cycle.name": "expanding"}, "kept": level(0.7), "seeds": (seeds[-1],), "forward": ""},
+        {"axes": {SHARE: 1.0, "cycle.name": "expanding"}, "kept": level(0.9), "seeds": (77,), "control": 1},
+    ]
+    axes = [SHARE, "cycle.name"]
+    metrics = table(cells, seeds, generations)
+    rows = summed(metrics, axes)
+    assert len(rows) == 4 and all(list(row) == list(rows[0]) for row in rows)
+    assert rows[0]["forward_kl_nats"] == math.inf and math.isnan(rows[2]["forward_kl_nats"])
+    assert math.isnan(rows[2][SHARE]) and rows[2]["seeds"] == 1
+    assert math.isnan(rows[0]["kept_diversity_low"]) == (len(seeds) == 1)
+    assert rows[3]["difference_seeds"] == 0
+    lines = answer(metrics, axes)
+    assert any("full synthetic" in line for line in lines) and any("shares no seed" in line for line in lines)
+
+
+def test_the_answer_ranks_and_says_what_is_not_told_apart():
+    """Cells in the order of the grid, a difference without its interval, one claimed that seeds do not show."""
+    clear, same = level(0.8), level(0.5)
+    other = lambda seed, generation: same(seed, generation) + 0.02 * (-1) ** seed * (generation > 0)  # noqa: E731
+    cells = [
+        {"axes": {SHARE: 0.0}, "kept": other},
+        {"axes": {SHARE: 0.1}, "kept": same},
+        {"axes": {SHARE: 0.5}, "kept": clear},
+    ]
+    lines = answer(table(cells), [SHARE])
+    ranked = [line for line in lines if line.startswith("  fresh share") and "%" in line]
+    assert [line.split(":")[0].strip() for line in ranked] == ["fresh share 0.5", "fresh share 0", "fresh share 0.1"]
+    assert "in 5 of 5 seeds" in ranked[0] and "not told apart" not in ranked[0]
+    assert "in 3 of 5 seeds: not told apart" in ranked[1]
+    assert lines[0] == "kept diversity (transformer, generation 8): share of the first real data's diversity"
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_few_seeds_have_no_percentages_and_no_claims(seeds):
+    """A mean of two seeds given out as a result."""
+    cells = [{"axes": {SHARE: share}, "kept": level(share)} for share in (0.0, 0.5)]
+    lines = answer(table(cells, seeds), [SHARE])
+    assert sum("n too small" in line for line in lines) == 1
+    assert not any("%" in line for line in lines) and not any("told apart" in line for line in lines)
+
+
+def test_a_planted_trend_is_found_and_none_invented():
+    """Columns of the test in the order of the grid instead of the axis, one direction only, or controls among them."""
+    order = [0.5, 0.0, 1.0, 0.2]
+    for direction, word in ((1, "rises"), (-1, "falls")):
+        cells = [{"axes": {SHARE: share}, "kept": level(0.5 + 0.3 * direction * share)} for share in order]
+        (line,) = (line for line in answer(table(cells), [SHARE]) if "p = " in line)
+        # 5 seeds, all in perfect order: one of 4! orders for each, in either direction.
+        assert f"fresh share 0, 0.2, 0.5, 1: it {word}, p = {2 / 24**5:.2g}, 5 seeds" in line
+    flat = [{"axes": {SHARE: share}, "kept": level(0.5)} for share in order]
+    (line,) = (line for line in answer(table(flat), [SHARE]) if "p = " in line)
+    assert "no trend shown" in line
+    assert not any("p = " in line for line in answer(table(flat, seeds=(0,)), [SHARE]))
+    assert not any("p = " in line for line in answer(table(flat[:2]), [SHARE]))
+
+
+def test_the_answer_stays_short():
+    """Reference learners and a large grid that drown what was asked; the transformer must come first."""
+    axes = ["learner.name", SHARE, "sample.temperature"]
+    cells = [
+        {"axes": dict(zip(axes, values, strict=True)), "kept": level(values[1] * 0.9)}
+        for values in itertools.product(
+            ("oracle", "ngram", "transformer", "resample"), (0.0, 0.1, 0.2, 0.5, 1.0), (0.5, 0.7, 0.8, 1.0, 1.2)
+        )
+    ]
+    lines = answer(table(cells), axes)
+    assert len(lines) <= 25 and "(transformer," in lines[0]
+    assert sum(line.startswith(("oracle", "ngram", "resample")) for line in lines) == 3
+    assert "more cells" in "".join(lines)
+
+
+def test_words_and_empty_cells_of_axes_stay_what_they_are():
+    """Cells that lack a setting dropped in silence, numbers read as words or words refused."""
+    cells = [
+        {"axes": {"cycle.name": "full_synthetic", "language.only_true": True, SHARE: 0.5}, "kept": level(0.5)},
+        {"axes": {"cycle.name": "balanced", "language.only_true": False}, "kept": level(0.5)},
+        {"axes": {"cycle.name": "balanced", "language.only_true": False, SHARE: 1.0}, "kept": level(0.5), "control": 1},
+    ]
+    axes = ["cycle.name", "language.only_true", SHARE]
+    metrics = table(cells)
+    assert metrics[SHARE].dtype == float and metrics[SHARE].isna().sum() == 45
+    found = cells_of(metrics, axes)
+    assert [cell.label for cell in found] == [
+        "full synthetic, only true, fresh share 0.5",
+        "balanced, not only true",
+        "balanced, not only true, fresh data only",
+    ]
+    assert [last_generation(cell.rows) for cell in found] == [8, 8, 8]
