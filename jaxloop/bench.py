@@ -1,9 +1,7 @@
 """Measures how fast this machine runs the loop, part by part, as medians with their spread over repeats."""
 
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -18,7 +16,13 @@ from jaxloop.cycles import first
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Outcome, Record, Seconds, State
-from jaxloop.population import core_count, keep_compiled_programs, processor_lines, use_all_cores
+from jaxloop.population import (
+    core_count,
+    keep_compiled_programs,
+    peak_memory_bytes,
+    processor_lines,
+    use_all_cores,
+)
 from jaxloop.programs import operations_per_position
 from jaxloop.runner import tables_of
 from jaxloop.sample import Work
@@ -248,15 +252,6 @@ def describe_machine() -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far; on accelerators, that of the first device."""
-    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in statistics_of_device:
-        return statistics_of_device["peak_bytes_in_use"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _scaled(values: dict[str, float], factor: float) -> dict[str, float]:

@@ -64,6 +64,9 @@ def run(
         Path | None, typer.Option(help="The run folder; by default runs/ with the preset's or the file's name.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show cells, programs, expected time and memory; run nothing.")
+    ] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Share the run with the other processes of a detected cluster.")
     ] = False,
@@ -98,6 +101,14 @@ def run(
     config = load(source, overrides or [])
     from rich.console import Console
 
+    if plan:
+        context.obj.unfinished = "stopped; nothing is kept of a plan"
+        from jaxloop.plan import plan as plan_run
+        from jaxloop.printing import show_plan
+
+        progress = Console(stderr=True)
+        show_plan(config, plan_run(config, lambda line: progress.print(f"{line} ...", style="dim")), Console())
+        return
     from jaxloop import hosts
     from jaxloop.display import RunDisplay
     from jaxloop.runner import run as run_config
@@ -144,8 +155,8 @@ def summary(
     """
     from rich.console import Console
 
-    from jaxloop.display import show_summary
     from jaxloop.joined import join_runs, write_csv
+    from jaxloop.printing import show_summary
 
     joined = join_runs(folders, lambda message: print(f"jaxloop: {message}", file=sys.stderr))
     show_summary(joined.rows, joined.axes, Console())
@@ -204,7 +215,7 @@ def bench(
 
     from rich.console import Console
 
-    from jaxloop.display import show_measurements
+    from jaxloop.printing import show_measurements
 
     progress = Console(stderr=True)
 

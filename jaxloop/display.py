@@ -1,6 +1,5 @@
 """What a run shows in the terminal: a live table of cells and a bar, or plain lines where there is no terminal."""
 
-import math
 import time
 from datetime import timedelta
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from jaxloop.config import Loop
 from jaxloop.loop import State
-from jaxloop.tables import axis_name, cell_label, is_unset
+from jaxloop.tables import cell_label
 
 _REDRAW_SECONDS = 0.5
 
@@ -112,71 +111,3 @@ class RunDisplay:
             shares = (mean(column) for column in ("true_share", "false_share", "invalid_share", "diversity"))
             table.add_row(label, str(len(indices)), reached, *shares, mean("unique_share"))
         return Group(table, self._bar)
-
-
-def show_measurements(results: dict, console: Console) -> None:
-    """One table of everything that was measured; medians with the least and the greatest of the repeats."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for section, content in results.items():
-        if section == "config":
-            continue
-        rows = list(_measurement_rows(content))
-        table.add_row(f"[bold]{section.replace('_', ' ')}", "" if rows[0][0] else rows[0][1])
-        for name, value in rows if rows[0][0] else []:
-            table.add_row(f"  {name.replace('_', ' ')}", value)
-    console.print(table)
-
-
-def _measurement_rows(content, name: str = ""):
-    """(name, value) for everything in nested dictionaries and lists."""
-    if isinstance(content, dict) and content.keys() == {"median", "least", "greatest"}:
-        least, median, greatest = (_short(content[key]) for key in ("least", "median", "greatest"))
-        yield name, f"{median}  ({least} to {greatest})"
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            yield from _measurement_rows(value, f"{name}: {key}" if name else key)
-    elif isinstance(content, list):
-        for place, value in enumerate(content, start=1):
-            yield from _measurement_rows(value, f"{name} {place}")
-    else:
-        yield name, _short(content)
-
-
-def _short(value) -> str:
-    if not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
-    """Print the rows of summary.csv that matter most, with their intervals."""
-    # Without a terminal nothing need be folded to a width.
-    console.width = console.width if console.is_terminal else max(console.width, 200)
-    table = Table()
-    headers = ["kept diversity", "true share", "collapsed", "generation of collapse"]
-    for name in [*map(axis_name, axes), "seeds", "generation", *headers]:
-        table.add_column(name)
-    for row in rows:
-        settings = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
-        measured = [
-            _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
-            for name, form in (("kept_diversity", ".3f"), ("true_share", ".3f"), ("collapse_generation", "g"))
-        ]
-        counts = [str(row["seeds"]), str(row["last_generation"])]
-        collapsed = f"{row['collapsed_loops']} of {row['seeds']}"
-        table.add_row(*settings, *counts, *measured[:2], collapsed, measured[2])
-    console.print(table)
-    if rows:
-        console.print(f"collapse: {rows[0]['collapse_criterion']}; intervals: 95%", highlight=False, soft_wrap=True)
-
-
-def _with_interval(value: float, low: float, high: float, form: str) -> str:
-    """A number with its interval, where there are such; a time that is not reached in words."""
-    shown, *limits = (
-        words if math.isinf(one) and form == "g" else f"{one:{form}}"
-        for one, words in ((value, "not reached"), (low, "no limit"), (high, "no limit"))
-    )
-    if math.isnan(value):
-        return "not measured"
-    # An interval from never to never says nothing more.
-    return shown if math.isnan(low) or math.isinf(low) else f"{shown} ({' to '.join(limits)})"

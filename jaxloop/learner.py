@@ -20,7 +20,7 @@ from jaxloop.language import language_of
 from jaxloop.loop import Outcome, Seconds
 from jaxloop.model import make_model
 from jaxloop.packing import RowShape, batch_order, plan, sort_rows, whole_plan
-from jaxloop.population import Placement
+from jaxloop.population import Placement, planned_bytes
 from jaxloop.sample import Batches, Work, batch_count, make_sample
 from jaxloop.score import Probe, in_order, make_probe, make_score
 from jaxloop.train import Corpus, Training, TrainingKnobs, looks, make_train
@@ -78,7 +78,8 @@ class TransformerLearner:
     def __init__(self, config: Config, loop_count: int):
         self._config = config
         self._placement = Placement(config.population, loop_count)
-        self.places = self._placement.places
+        self.places, self.loops_per_device = self._placement.places, self._placement.per_device
+        self.devices = self.places // self.loops_per_device
         self.shape = choose_shape(config)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
@@ -152,6 +153,20 @@ class TransformerLearner:
             training=training,
             validation=validation,
         )
+
+    def device_bytes(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> int:
+        """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
+        inputs = self._placement.shapes(self.inputs(loop, 0, training_NxT))
+        active, batches = self._placement.shapes((np.bool_(True), Batches(np.int32(0), np.int32(0))))
+        state = self._placement.results(self.begin, inputs)
+        beside = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // self.devices
+        corpora = [self._placement.shapes(probe.corpus) for probe in probes]
+        needed = [
+            planned_bytes(self.train, state, inputs, active),
+            planned_bytes(self.sample, state.best_parameters, inputs, batches) + beside,
+            *(planned_bytes(self.score, state.best_parameters, inputs, one, active) + beside for one in corpora),
+        ]
+        return max(needed)
 
     def put(self, members: list[Inputs]) -> Group:
         """Send the loops' inputs to their devices, and divide the work among the places."""

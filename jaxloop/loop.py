@@ -102,7 +102,8 @@ def run_loops(
 
     Args:
       loops: the loops, alike in everything but their knobs and seeds.
-      states: by index, where loops that were begun before stand; the others begin with real rows.
+      states: by index, where loops that were begun before stand; the others begin with real rows. Brought up to date
+        with every generation, so that what breaks off can be gone on with.
       source: gives real rows.
       learner: is fitted to rows, and writes rows.
       probes: by name, what a loop's learner is asked for in a generation: see `Learner.probe`.
@@ -113,7 +114,6 @@ def run_loops(
     Returns:
       The loops whose training diverged, and in which generation: they have ended there.
     """
-    states = dict(states)
     diverged, unkept = {}, []
 
     def keep_finished() -> None:

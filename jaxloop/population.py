@@ -9,6 +9,8 @@ import functools
 import hashlib
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +99,30 @@ def _most_of_mapped(axis_size, in_batched, counts):
     return jax.numpy.max(counts, axis=0), False
 
 
+def device_memory_bytes() -> int | None:
+    """What programs may take of the memory of an accelerator; None where the device does not tell, as on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far; on accelerators, that of the first device."""
+    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics_of_device:
+        return statistics_of_device["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def planned_bytes(program: Callable, *shapes: object) -> int:
+    """Memory that a mapped program takes on each device, as XLA plans it: arguments, results and what lies between."""
+    memory = program.lower(*shapes).compile().memory_analysis()
+    if memory is None:
+        return 0
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes
+
+
 class Placement:
     """Places for loops: some on each device, filled in order; those left over train nothing."""
 
@@ -136,6 +162,17 @@ class Placement:
         """
         filled = [members[place % len(members)] for place in range(self.places)]
         return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)
+
+    def shapes(self, member: object) -> object:
+        """What `put` would make of loops like this one, without making it."""
+        return jax.tree.map(lambda leaf: self._shape((self.places, *np.shape(leaf)), np.asarray(leaf).dtype), member)
+
+    def results(self, program: Callable, *arrays: object) -> object:
+        """The shapes of what a mapped program gives back."""
+        return jax.tree.map(lambda leaf: self._shape(leaf.shape, leaf.dtype), jax.eval_shape(program, *arrays))
+
+    def _shape(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
 
     def repeat(self, arrays: object, loops: int) -> object:
         """The arrays of the first places, which have the loops, in those that are left over too, as `put` has them."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import jax
 import pandas as pd
 
 from jaxloop import hosts, metrics, source
@@ -15,12 +16,10 @@ from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
 from jaxloop.errors import InputError, RunError
 from jaxloop.figures import draw_all
-from jaxloop.language import language_of
-from jaxloop.learner import TransformerLearner
-from jaxloop.loop import Learner, Record, State, run_loops
+from jaxloop.learners import half_as_many, make_learner
+from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
-from jaxloop.programs import Program, programs
-from jaxloop.references import ReferenceLearner
+from jaxloop.programs import programs
 from jaxloop.split import split_rows
 from jaxloop.store import RunFolder, loop_rows
 from jaxloop.summary import summary_rows
@@ -93,13 +92,6 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
     }
 
 
-def make_learner(program: Program) -> Learner:
-    """The learner of a program's loops."""
-    if program.config.learner.name == "transformer":
-        return TransformerLearner(program.config, len(program.loops))
-    return ReferenceLearner(language_of(program.config.language))
-
-
 def run(
     config: Config,
     path: Path,
@@ -156,9 +148,17 @@ def run(
             display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
             diverged = []
             for program in programs(own_loops):
-                learner = make_learner(program)
-                probes = probes_of(yardsticks, learner)
-                diverged += run_loops(program.loops, states, source, learner, probes, keep, watch)
+                learner, finished = make_learner(program, yardsticks), False
+                while not finished:
+                    probes = probes_of(yardsticks, learner)
+                    try:
+                        diverged += run_loops(program.loops, states, source, learner, probes, keep, watch)
+                        finished = True
+                    except jax.errors.JaxRuntimeError as error:
+                        learner = half_as_many(program, learner, error)
+                        display.warn(
+                            f"out of memory; going on with {learner.loops_per_device} loops on a device at once"
+                        )
             if diverged:
                 failure = divergence(diverged)
         except Exception as error:

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from jaxloop import bench, peer, scaling
 from jaxloop.config import load
-from jaxloop.display import show_measurements
 from jaxloop.errors import InputError, RunError
+from jaxloop.printing import show_measurements
 from jaxloop.programs import operations_per_position
 from jaxloop.vocabulary import EOS
 from tests.tiny import SETTINGS

@@ -1,0 +1,138 @@
+"""Tables that commands print: of measurements, summaries and plans."""
+
+import math
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxloop.config import Config, loops
+from jaxloop.plan import ProgramPlan
+from jaxloop.population import device_memory_bytes, peak_memory_bytes
+from jaxloop.tables import axis_name, cell_label, is_unset
+
+
+def show_measurements(results: dict, console: Console) -> None:
+    """One table of everything that was measured; medians with the least and the greatest of the repeats."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for section, content in results.items():
+        if section == "config":
+            continue
+        rows = list(_measurement_rows(content))
+        table.add_row(f"[bold]{section.replace('_', ' ')}", "" if rows[0][0] else rows[0][1])
+        for name, value in rows if rows[0][0] else []:
+            table.add_row(f"  {name.replace('_', ' ')}", value)
+    console.print(table)
+
+
+def _measurement_rows(content, name: str = ""):
+    """(name, value) for everything in nested dictionaries and lists."""
+    if isinstance(content, dict) and content.keys() == {"median", "least", "greatest"}:
+        least, median, greatest = (_short(content[key]) for key in ("least", "median", "greatest"))
+        yield name, f"{median}  ({least} to {greatest})"
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _measurement_rows(value, f"{name}: {key}" if name else key)
+    elif isinstance(content, list):
+        for place, value in enumerate(content, start=1):
+            yield from _measurement_rows(value, f"{name} {place}")
+    else:
+        yield name, _short(content)
+
+
+def _short(value) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
+    """Print the rows of summary.csv that matter most, with their intervals."""
+    # Without a terminal nothing need be folded to a width.
+    console.width = console.width if console.is_terminal else max(console.width, 200)
+    table = Table()
+    headers = ["kept diversity", "true share", "collapsed", "generation of collapse"]
+    for name in [*map(axis_name, axes), "seeds", "generation", *headers]:
+        table.add_column(name)
+    for row in rows:
+        settings = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
+        measured = [
+            _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
+            for name, form in (("kept_diversity", ".3f"), ("true_share", ".3f"), ("collapse_generation", "g"))
+        ]
+        counts = [str(row["seeds"]), str(row["last_generation"])]
+        collapsed = f"{row['collapsed_loops']} of {row['seeds']}"
+        table.add_row(*settings, *counts, *measured[:2], collapsed, measured[2])
+    console.print(table)
+    if rows:
+        console.print(f"collapse: {rows[0]['collapse_criterion']}; intervals: 95%", highlight=False, soft_wrap=True)
+
+
+def _with_interval(value: float, low: float, high: float, form: str) -> str:
+    """A number with its interval, where there are such; a time that is not reached in words."""
+    shown, *limits = (
+        words if math.isinf(one) and form == "g" else f"{one:{form}}"
+        for one, words in ((value, "not reached"), (low, "no limit"), (high, "no limit"))
+    )
+    if math.isnan(value):
+        return "not measured"
+    # An interval from never to never says nothing more.
+    return shown if math.isnan(low) or math.isinf(low) else f"{shown} ({' to '.join(limits)})"
+
+
+def show_plan(config: Config, plans: list[ProgramPlan], console: Console) -> None:
+    """Print the cells of a run, its programs, and what they are expected to cost."""
+    console.width = console.width if console.is_terminal else max(console.width, 200)
+    of_cell: dict[str, list] = {}
+    for loop in loops(config):
+        of_cell.setdefault(cell_label(loop.axes, loop.config.cycle.fresh_only), []).append(loop)
+    cells = Table(title=f"{len(of_cell)} cells, {sum(map(len, of_cell.values()))} loops", title_justify="left")
+    for name in ("cell", "seeds", "generations", "program"):
+        cells.add_column(name, justify="left" if name == "cell" else "right")
+    program_of = {loop.index: place for place, one in enumerate(plans, start=1) for loop in one.program.loops}
+    for label, of_label in of_cell.items():
+        generations = of_label[0].config.cycle.generations
+        cells.add_row(label, str(len(of_label)), str(generations), str(program_of[of_label[0].index]))
+    console.print(cells)
+
+    trained = sum(one.parameters > 0 for one in plans)
+    title = f"{trained} training program{'' if trained == 1 else 's'}, {len(plans) - trained} of reference learners"
+    programs = Table(title=title, title_justify="left")
+    for name in ("program", "what", "parameters", "loops", "at once", "a generation", "all", "memory of a device"):
+        programs.add_column(name, justify="left" if name == "what" else "right")
+    for place, one in enumerate(plans, start=1):
+        learner = one.program.config.learner.name
+        programs.add_row(
+            str(place),
+            _what_is_alike(one, config.axes) or learner.replace("_", " "),
+            f"{one.parameters:,}" if one.parameters else "",
+            str(len(one.program.loops)),
+            str(one.loops_at_once),
+            f"{one.generation_seconds:.2g} s",
+            _duration(one.seconds),
+            f"{one.device_bytes / 2**20:,.0f} MiB" if one.device_bytes else "",
+        )
+    console.print(programs)
+    if device_memory_bytes() is None:
+        # On a CPU the devices are cores; the process holds all that the run will hold.
+        memory = f"{peak_memory_bytes() / 2**20:,.0f} MiB in all"
+    else:
+        memory = f"{max(one.device_bytes for one in plans) / 2**20:,.0f} MiB on each device"
+    compile_seconds = sum(one.compile_seconds for one in plans)
+    console.print(
+        f"expected: about {_duration(sum(one.seconds for one in plans))}, and {memory}; compiling took "
+        f"{compile_seconds:.0f} s and is kept for the run",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _what_is_alike(one: ProgramPlan, axes: list[str]) -> str:
+    """The values of axes that all loops of a program share."""
+    first, *others = (loop.axes for loop in one.program.loops)
+    alike = {axis: first[axis] for axis in axes if all(other[axis] == first[axis] for other in others)}
+    return cell_label(alike) if alike else ""
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=max(round(seconds), 1)))
