@@ -11,6 +11,7 @@ from rich.table import Table
 
 from jaxloop.config import Loop
 from jaxloop.loop import State
+from jaxloop.programs import training_operations
 from jaxloop.tables import cell_label
 
 _REDRAW_SECONDS = 0.5
@@ -33,6 +34,7 @@ class RunDisplay:
         self._live = None
         self._newest: dict[int, dict] = {}
         self._labels: dict[int, str] = {}
+        self._work: dict[int, float] = {}  # of a generation of each loop
         self._done = self._done_at_begin = 0.0
         self._began = self._drawn = time.monotonic()
 
@@ -49,11 +51,18 @@ class RunDisplay:
         self._labels = {loop.index: cell_label(loop.axes, loop.config.cycle.fresh_only) for loop in loops}
         for row in metrics.to_dict("records"):
             self._newest[int(row["loop"])] = row
-        self._done = self._done_at_begin = float(sum(state.generation + 1 for state in states.values()))
-        total = sum(loop.config.cycle.generations for loop in loops)
+        self._work = {loop.index: training_operations(loop.config) / loop.config.cycle.generations for loop in loops}
+        # Reference learners train at no cost, and yet take their time.
+        least = 1e-2 * max(self._work.values(), default=0) or 1.0
+        self._work = {index: max(work, least) for index, work in self._work.items()}
+        self._done = self._done_at_begin = sum(
+            self._work[index] * (state.generation + 1) for index, state in states.items()
+        )
+        total = sum(self._work[loop.index] * loop.config.cycle.generations for loop in loops)
         self._task = self._bar.add_task(self._name, total=total, completed=self._done, left="")
         if states:
-            self._console.print(f"going on from {self._done:.0f} finished generations")
+            finished = sum(state.generation + 1 for state in states.values())
+            self._console.print(f"going on from {finished} finished generations")
         if self._console.is_terminal:
             self._live = Live(self._content(), console=self._console, auto_refresh=False)
             self._live.start()
@@ -62,12 +71,12 @@ class RunDisplay:
         """Move the bar by what is trained of the generation that is under way."""
         if self._live and time.monotonic() - self._drawn > _REDRAW_SECONDS:
             # Sampling and measuring are the rest of a generation, a tenth or so.
-            self._move(self._done + 0.9 * trained_share * len(loops))
+            self._move(self._done + 0.9 * trained_share * sum(self._work[loop.index] for loop in loops))
 
     def finished(self, loop: Loop, generation: int, columns: dict) -> None:
         """Show a generation's measures."""
         self._newest[loop.index] = columns
-        self._done += 1
+        self._done += self._work[loop.index]
         if self._live:
             self._move(self._done)
             return

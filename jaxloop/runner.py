@@ -19,7 +19,7 @@ from jaxloop.figures import draw_all
 from jaxloop.learners import half_as_many, make_learner
 from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
-from jaxloop.programs import programs
+from jaxloop.programs import Program, programs
 from jaxloop.split import split_rows
 from jaxloop.store import RunFolder, loop_rows
 from jaxloop.summary import summary_rows
@@ -148,17 +148,7 @@ def run(
             display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
             diverged = []
             for program in programs(own_loops):
-                learner, finished = make_learner(program, yardsticks), False
-                while not finished:
-                    probes = probes_of(yardsticks, learner)
-                    try:
-                        diverged += run_loops(program.loops, states, source, learner, probes, keep, watch)
-                        finished = True
-                    except jax.errors.JaxRuntimeError as error:
-                        learner = half_as_many(program, learner, error)
-                        display.warn(
-                            f"out of memory; going on with {learner.loops_per_device} loops on a device at once"
-                        )
+                diverged += run_program(program, yardsticks, states, keep, watch, display.warn)
             if diverged:
                 failure = divergence(diverged)
         except Exception as error:
@@ -176,6 +166,24 @@ def run(
     if not agreed:
         raise RunError("another process of this run broke off and says why; what was finished is kept")
     return answer
+
+
+def run_program(
+    program: Program,
+    yardsticks: dict[int, Yardsticks],
+    states: dict[int, State],
+    keep: Callable[[Record], None],
+    watch: Callable[[list[Loop], int, float], None],
+    warn: Callable[[str], None],
+) -> list[tuple[Loop, int]]:
+    """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
+    learner = make_learner(program, yardsticks)
+    while True:
+        try:
+            return run_loops(program.loops, states, source, learner, probes_of(yardsticks, learner), keep, watch)
+        except jax.errors.JaxRuntimeError as error:
+            learner = half_as_many(program, learner, error)
+            warn(f"out of memory: going on with {learner.loops_per_device} loops at once on a device")
 
 
 def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:

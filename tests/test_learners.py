@@ -1,0 +1,85 @@
+"""How many loops are mapped together, and what happens where memory runs out: as an accelerator would have it."""
+
+import jax
+import pytest
+from tiny import results, run_tiny, tiny_config
+
+from jaxloop import learners
+from jaxloop.config import loops
+from jaxloop.errors import RunError
+from jaxloop.learner import TransformerLearner
+from jaxloop.learners import make_learner, needed_bytes
+from jaxloop.programs import programs
+from jaxloop.yardsticks import yardsticks_of
+
+SEEDS = "seeds=[5,0,3]"
+
+
+def memory_for(most_loops: int, monkeypatch, message="RESOURCE_EXHAUSTED: Out of memory while trying to allocate"):
+    """Let devices hold so many loops at once only; gives the numbers that were tried."""
+    work, tried = TransformerLearner._work, []
+
+    def limited(self, *arguments):
+        tried.append(self.loops_per_device)
+        if self.loops_per_device > most_loops:
+            raise jax.errors.JaxRuntimeError(f"{message} 4.2 GiB")
+        return work(self, *arguments)
+
+    monkeypatch.setattr(TransformerLearner, "_work", limited)
+    return tried
+
+
+def test_where_memory_runs_out_half_as_many_loops_go_on(tmp_path, monkeypatch):
+    """Catches a run of hours that ends, or loses or repeats a generation, where one loop less would have fitted."""
+    run_tiny(tmp_path / "apart", SEEDS)
+    tried = memory_for(1, monkeypatch)
+    display = run_tiny(tmp_path / "mapped", SEEDS, "population.loops_per_device=4")
+    assert tried[:3] == [4, 2, 1] and set(tried[3:]) == {1}
+    assert display.warnings == [f"out of memory: going on with {count} loops at once on a device" for count in (2, 1)]
+    assert results(tmp_path / "mapped") == results(tmp_path / "apart")
+
+
+def test_where_a_single_loop_does_not_fit_the_run_says_what_to_lower(tmp_path, monkeypatch):
+    """Catches an endless halving, and a traceback of XLA's."""
+    memory_for(0, monkeypatch)
+    with pytest.raises(RunError, match=r"does not hold a single loop; lower sample.batch_rows"):
+        run_tiny(tmp_path / "run", SEEDS, "population.loops_per_device=2")
+
+
+def test_another_fault_of_the_device_is_not_taken_for_too_little_memory(tmp_path, monkeypatch):
+    """Catches a broken program that is tried again and again with fewer loops."""
+    tried = memory_for(0, monkeypatch, "INTERNAL: the device is on fire")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="on fire"):
+        run_tiny(tmp_path / "run", SEEDS, "population.loops_per_device=2")
+    assert tried == [2]
+
+
+def of_memory(bytes_limit, monkeypatch, *overrides):
+    """The learner that is made on a device of so much memory, with what it needs there for each loop it maps."""
+    config = tiny_config("seeds=[0,1,2,3,4,5,6,7]", "grid={}", *overrides)
+    (program,) = programs(loops(config))
+    yardsticks = yardsticks_of(program.loops)
+    monkeypatch.setattr(learners, "device_memory_bytes", lambda: bytes_limit)
+    learner = make_learner(program, yardsticks)
+    return learner, needed_bytes(learner, program, yardsticks)
+
+
+def test_no_more_loops_are_mapped_together_than_fit(monkeypatch):
+    """Catches a population that is planned past the memory of the device, or one loop at a time where all would fit."""
+    alone, needed = of_memory(None, monkeypatch, "population.loops_per_device=1")
+    eight, needed_by_eight = of_memory(None, monkeypatch, "population.loops_per_device=8")
+    assert (alone.loops_per_device, eight.loops_per_device) == (1, 8)
+    assert 4 < needed_by_eight / needed < 12, "memory grows about as the loops do"
+    # A CPU maps one loop, so the whole population stands in for what an accelerator would try first.
+    monkeypatch.setattr(learners, "TransformerLearner", lambda config, count: _all_at_once(config, count))
+    for limit, least, most in ((100 * needed_by_eight, 8, 8), (needed_by_eight, 3, 7), (needed, 1, 1)):
+        learner, _ = of_memory(limit, monkeypatch)
+        assert least <= learner.loops_per_device <= most
+    learner, _ = of_memory(needed, monkeypatch, "population.loops_per_device=4")
+    assert learner.loops_per_device == 4, "the setting has the last word"
+
+
+def _all_at_once(config, count):
+    mapped = config.population.loops_per_device or count
+    population = config.population.model_copy(update={"loops_per_device": mapped})
+    return TransformerLearner(config.model_copy(update={"population": population}), count)
