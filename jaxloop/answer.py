@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxloop.stats import share_text
-from jaxloop.summary import MEANING, collapse_of, last_generation, paired
+from jaxloop.summary import MEANING, collapse_of, final, final_generations, last_generation, paired
 from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
 _FEWEST_SEEDS = 3
@@ -44,8 +44,14 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
 
 
 def _final_S(cell: Cell) -> np.ndarray:
-    """Kept diversity in the last generation that all loops of a cell have finished."""
-    return courses(cell.rows, "kept_diversity")[last_generation(cell.rows)].to_numpy()
+    """Final kept diversity of each seed of a cell."""
+    return final(courses(cell.rows, "kept_diversity"), last_generation(cell.rows)).to_numpy()
+
+
+def _when(last: int) -> str:
+    """The generations that count as final, in words."""
+    window = final_generations(last)
+    return f"mean of generations {window[0]} to {last}" if len(window) > 1 else f"generation {last}"
 
 
 def _ranked(cells: list[Cell]) -> list[Cell]:
@@ -58,7 +64,7 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
     generations = {last_generation(cell.rows) for cell in cells}
     fewest = min(cell.rows["seed"].nunique() for cell in cells)
     enough = fewest >= _FEWEST_SEEDS
-    when = f"generation {min(generations)}" if len(generations) == 1 else "each cell's last generation"
+    when = _when(min(generations)) if len(generations) == 1 else "each cell's last generations"
     lines = [f"kept diversity ({learner}, {when}): share of the first real data's diversity"]
     if not enough:
         lines.append(f"n too small for intervals: {fewest} seed{'' if fewest == 1 else 's'}")
@@ -72,7 +78,7 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
             lines.append(f"  ... {place - places[at - 1] - 1} more cells, in summary.csv")
         text = share_text(final_S) if enough else f"{final_S.mean():.3f}"
         if len(generations) > 1:
-            text += f", generation {last_generation(cell.rows)}"
+            text += f", {_when(last_generation(cell.rows))}"
         if place + 1 in places:
             text += f"; {_comparison(cell, ranked[place + 1], enough)}"
         lines.append(f"  {cell.label}: {text}")
@@ -127,7 +133,7 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     complete = [generation for generation in by_cell[0] if _complete(shared, generation, len(cells))]
     if len(shared) < 2 or not complete:
         return None
-    final_SxC = np.stack([shared[place, complete[-1]] for place in range(len(cells))], axis=1)
+    final_SxC = np.stack([final(shared[place], complete[-1]) for place in range(len(cells))], axis=1)
     # The direction is not foretold: both are tested.
     p_up, p_down = (stats.page_trend_test(ordered).pvalue for ordered in (final_SxC, final_SxC[:, ::-1]))
     p = min(1.0, 2 * min(p_up, p_down))

@@ -85,6 +85,7 @@ def run(
     jaxloop run quick
     jaxloop run quick 'seeds=[0,1,2]' sample.temperature=0.7 --out runs/warmer
     jaxloop run quick 'grid.cycle.fresh_share=[0.0,0.1,0.5]' --out runs/shares
+    jaxloop run fresh_share scale=paper --plan
     ```
 
     Several hosts share a run that is started on each of them with the same command and the same folder on shared
@@ -309,12 +310,12 @@ def presets(debug: Debug = False) -> None:
 
     for name in preset_names():
         first_line = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:12s} {first_line.removeprefix('#').strip()}")
+        print(f"{name:17s} {first_line.removeprefix('#').strip()}")
 
 
 @app.command()
 def settings(debug: Debug = False) -> None:
-    """List every setting with its default, meaning and range; knobs and axes may be varied by a grid."""
+    """List every setting with its default, meaning and range; a grid over knobs needs no program of its own."""
     from jaxloop.config import describe
 
     for name, default, allowed, kind, meaning in describe():

@@ -43,12 +43,13 @@ def draw_all(
         metrics, of_cells = (frame.assign(**{LEARNER: learner}) for frame in (metrics, of_cells))
     metrics = with_kept_diversity(metrics)
     axes = [axis for axis in axes if axis != LEARNER]
+    free = _free(of_cells, axes)
     makers: dict[str, Callable[[], Figure | None]] = {
         "overview": lambda: draw_overview(metrics, tails, axes),
-        "diversity": lambda: draw_diversity(metrics, axes),
-        "final": lambda: draw_final(of_cells, axes),
+        "diversity": lambda: draw_diversity(metrics, free),
+        "final": lambda: draw_final(of_cells, free),
         "correctness": lambda: draw_correctness(metrics, axes),
-        "heat_map": lambda: draw_heat_map(of_cells, axes),
+        "heat_map": lambda: draw_heat_map(of_cells, free),
     }
     paths = []
     for name in FIGURES:
@@ -194,7 +195,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         panel.set_xlabel(axis_name(axis))
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     with_intervals = of_cells["kept_diversity_low"].notna().any()
-    left.set_title("last generation" + (", with 95% intervals" if with_intervals else ""), fontsize="medium")
+    left.set_title("last generations" + (", with 95% intervals" if with_intervals else ""), fontsize="medium")
     left.set(ylabel="diversity of the samples\nas a share of the first real data's")
     left.set_ylim(-0.03, 1.06 * np.nanmax([1.0, *of_cells["kept_diversity"], *of_cells["kept_diversity_high"]]))
     right.set_title("collapse (open, with an arrow: not reached by then)", fontsize="medium")
@@ -210,7 +211,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
 
 
 def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
-    """Final kept diversity over two axes, a panel per learner; None unless exactly two axes vary beside the learner.
+    """Final kept diversity over two axes, a panel per learner; None unless exactly two vary, each with each.
 
     A control stands among the cells where its values of the axes are nobody else's, such as at a fresh share of 1.
 
@@ -219,7 +220,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
       axes: the axes of the grid but for the learner.
     """
     varied = _varied(of_cells, axes)
-    if len(varied) != 2:
+    if len(varied) != 2 or not _are_crossed(of_cells, varied):
         return None
     across, down = varied
     across_places, down_places = _places(of_cells, across), _places(of_cells, down)
@@ -244,7 +245,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         panel.set_yticks(range(len(rows)), down_places.labels, fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
     bar = figure.colorbar(image, ax=list(panels))
-    bar.set_label("kept diversity, last generation", fontsize="small")
+    bar.set_label("kept diversity, last generations", fontsize="small")
     return figure
 
 
@@ -267,6 +268,23 @@ def _varied(of_cells: pd.DataFrame, axes: list[str]) -> list[str]:
     """The axes of which the cells have more than one value, controls aside."""
     cells = of_cells[of_cells["control"] == 0]
     return [axis for axis in axes if cells[axis].nunique(dropna=False) > 1]
+
+
+def _free(of_cells: pd.DataFrame, axes: list[str]) -> list[str]:
+    """The axes without those that follow from the first one that varies, as shares do where each cycle has its own."""
+    first = _varied(of_cells, axes)[:1]
+    cells = of_cells[of_cells["control"] == 0]
+    return [
+        axis
+        for axis in axes
+        if axis in first or not first or cells.groupby(first, dropna=False)[axis].nunique(dropna=False).max() > 1
+    ]
+
+
+def _are_crossed(of_cells: pd.DataFrame, axes: list[str]) -> bool:
+    """Whether every value of each axis comes with every value of the others, controls aside."""
+    cells = of_cells.loc[of_cells["control"] == 0, axes]
+    return len(cells.drop_duplicates()) == cells.nunique(dropna=False).prod()
 
 
 class _Places(NamedTuple):

@@ -24,6 +24,10 @@ from jaxloop.tables import Cell, cells_of, courses, with_kept_diversity
 MEASURES = ("kept_diversity", "true_share", "unique_share", "total_variation", "forward_kl_nats", "alive_share")
 MEANING = "vanishing variance"  # of the eight in collapse.csv
 
+# What is called final is the mean over this part of the generations, the last ones: a single one has the luck of the
+# training of one model in it.
+FINAL_SHARE = 0.2
+
 
 class Collapse(NamedTuple):
     """When the loops of one cell collapsed."""
@@ -72,10 +76,11 @@ def _row(
         "control": int(cell.control),
         "seeds": len(course),
         "last_generation": last,
+        "final_generations": len(final_generations(last)),
         "fresh_rows": _fresh_rows(provenance, cell.rows, last),
     }
     for name in measures:
-        mean, low, high = _mean_and_interval(courses(cell.rows, name)[last].to_numpy(), name)
+        mean, low, high = _mean_and_interval(final(courses(cell.rows, name), last).to_numpy(), name)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     collapsed = collapse_of(collapse, cell.rows)
@@ -114,8 +119,24 @@ def last_generation(rows: pd.DataFrame) -> int:
     return int(rows.groupby("loop")["generation"].max().min())
 
 
+def final_generations(last: int) -> range:
+    """The generations over which a course that ends with this one is averaged."""
+    return range(last + 1 - max(round(FINAL_SHARE * (last + 1)), 1), last + 1)
+
+
+def final(course: pd.DataFrame, last: int) -> pd.Series:
+    """The final value of each seed: its mean over the last generations, of those in which it is measured.
+
+    Args:
+      course: seeds by generations.
+      last: the last generation that counts.
+    """
+    window = course[[generation for generation in final_generations(last) if generation in course]]
+    return window.dropna(axis="columns").mean(axis="columns")
+
+
 def paired(first: Cell, second: Cell) -> Paired | None:
-    """Kept diversity of one cell less that of another, at the last generation that every shared seed has in both.
+    """Final kept diversity of one cell less that of another, up to the last generation that all shared seeds have.
 
     None where the two share no seed.
     """
@@ -126,9 +147,9 @@ def paired(first: Cell, second: Cell) -> Paired | None:
     both = pd.concat([course.loc[seeds] for course in courses_of], keys=["first", "second"]).dropna(axis="columns")
     if both.empty:
         return None
-    final = both[both.columns.max()]
-    first_S, second_S = (final.loc[name].to_numpy() for name in ("first", "second"))
-    return Paired(int(final.name), first_S - second_S, paired_difference(first_S, second_S))
+    last = int(both.columns.max())
+    first_S, second_S = (final(both.loc[name], last).to_numpy() for name in ("first", "second"))
+    return Paired(last, first_S - second_S, paired_difference(first_S, second_S))
 
 
 def collapse_of(collapse: list[dict], rows: pd.DataFrame) -> Collapse:
