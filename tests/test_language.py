@@ -169,6 +169,7 @@ def test_given_probabilities(min_depth, max_depth, zero):
         np.testing.assert_allclose(np.exp(language.log_prob(rows)), mass, rtol=1e-12)
         inside = mass[mass > 0]
         assert language.entropy_nats == pytest.approx(-(inside * np.log(inside)).sum(), abs=1e-12)
+        assert language.mean_tokens == pytest.approx(mass @ lengths(rows), rel=1e-12)
 
 
 def assert_frequencies(language, generator, rows):
