@@ -289,6 +289,24 @@ def test_fresh_share_of_zero_admits_no_fresh_row(name, fresh):
         assert not (carry.training.kind_N == FRESH).any()
 
 
+@pytest.mark.parametrize("rescue", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("begin", [1, 4])
+@pytest.mark.parametrize("name", ["full_synthetic", "balanced", "incremental", "expanding"])
+def test_a_rescue_changes_the_fresh_rows_from_its_generation_on(name, begin, rescue):
+    """Catches a rescue that a cycle leaves out, that comes a generation early or late, or draws other old rows."""
+    plain = settings_of(name, 0.25)
+    rescued = plain.model_copy(update={"rescue_generation": begin, "rescue_fresh_share": rescue})
+    carries = list(zip(history(plain), history(rescued), strict=True))
+    for generation, (before, after) in enumerate(carries):
+        same = [tags(rows) for rows in before] == [tags(rows) for rows in after]
+        assert same == (generation < begin), generation
+        if generation:
+            new = sum(new_counts(plain, generation))
+            assert sum(new_counts(rescued, generation)) == new
+            share = rescue if generation >= begin else 0.25
+            assert new_counts(rescued, generation)[1] == math.floor(share * new + 0.5)
+
+
 @pytest.mark.parametrize(
     ("share", "rows", "expected"),
     [(0.0, 7, 0), (1.0, 7, 7), (0.5, 7, 4), (0.25, 10, 3), (0.29, 100, 29), (1 - 0.9, 10, 1), (0.7 + 0.1, 10, 8)],

@@ -117,6 +117,23 @@ def test_probabilities_sum_to_one_and_to_the_entropy(min_depth, max_depth, only_
     assert -(np.exp(inside) * inside).sum() == pytest.approx(language.entropy_nats, abs=1e-9)
 
 
+@pytest.mark.parametrize("only_true", [True, False])
+@pytest.mark.parametrize(("min_depth", "max_depth"), ENUMERABLE)
+def test_mean_tokens_is_the_mean_over_every_expression(min_depth, max_depth, only_true):
+    """Catches parentheses that are not counted, an operand too few, and a mean that ignores the condition on truth."""
+    language = Language(min_depth, max_depth, only_true)
+    rows, _, _ = enumerated(min_depth, max_depth)
+    assert language.mean_tokens == pytest.approx(np.exp(language.log_prob(rows)) @ lengths(rows), rel=1e-12)
+
+
+@pytest.mark.parametrize(("min_depth", "max_depth"), [(1, 5), (0, 8)])
+def test_mean_tokens_of_draws(min_depth, max_depth):
+    """Catches a recursion that is right for few depths only."""
+    language = Language(min_depth, max_depth)
+    tokens = lengths(language.draw(np.random.default_rng(5), 4000))
+    assert abs(tokens.mean() - language.mean_tokens) < 5 * tokens.std() / math.sqrt(len(tokens))
+
+
 @pytest.mark.parametrize(("min_depth", "max_depth"), [*SMALL, (1, 3), (3, 3)])
 def test_probability_of_every_expression(min_depth, max_depth):
     """Catches errors that cancel in sums: `and` more probable than `or`, depths off by one, truth of single rows."""
@@ -152,6 +169,7 @@ def test_given_probabilities(min_depth, max_depth, zero):
         np.testing.assert_allclose(np.exp(language.log_prob(rows)), mass, rtol=1e-12)
         inside = mass[mass > 0]
         assert language.entropy_nats == pytest.approx(-(inside * np.log(inside)).sum(), abs=1e-12)
+        assert language.mean_tokens == pytest.approx(mass @ lengths(rows), rel=1e-12)
 
 
 def assert_frequencies(language, generator, rows):

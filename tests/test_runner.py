@@ -15,6 +15,7 @@ from jaxloop.config import loops
 from jaxloop.corpus import RunModel, check_lines
 from jaxloop.errors import InputError, RunError
 from jaxloop.language import language_of
+from jaxloop.runner import run
 from jaxloop.score import log_prob
 from jaxloop.store import RunFolder, load_parameters
 from jaxloop.verify import judge_jitted
@@ -338,3 +339,73 @@ def test_starting_anew_leaves_nothing_of_the_old_answer(tmp_path):
     with RunFolder(tmp_path / "run", tiny_config(), "test", overwrite=True):
         assert [path.name for path in figures.iterdir()] == ["mine.png"]
         assert not (tmp_path / "run" / "summary.csv").exists()
+
+
+MIXED = (
+    "grid={'cycle' = [{name = 'full_synthetic', rescue_generation = 2, rescue_fresh_share = 0.5}, "
+    "{name = 'incremental', generated_share = 0.25}, {name = 'expanding'}], 'language.max_depth' = [1, 2]}"
+)
+QUICKLY = ["train.steps=10", "measure.enumerate_every_generations=2"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "mixed"
+    run_tiny(path, MIXED, *QUICKLY)
+    return path
+
+
+def test_a_mixed_grid_has_every_column_for_every_loop(mixed):
+    """Catches columns of the first program or cell for all, and a number or a word where a setting is unset."""
+    columns = ["name", "rescue_generation", "rescue_fresh_share", "generated_share"]
+    columns = [*(f"cycle.{name}" for name in columns), "language.max_depth"]
+    rows = read(mixed)
+    assert list(rows[0])[:8] == ["loop", "seed", "generation", *columns]
+    cells = [
+        ["full_synthetic", "2", "0.5", ""],
+        ["incremental", "0", "", "0.25"],
+        ["expanding", "0", "", ""],
+    ]
+    expected = [
+        (str(2 * place + depth - 1), str(generation), *cell, str(depth))
+        for place, cell in enumerate(cells)
+        for depth in (1, 2)
+        for generation in range(3)
+    ]
+    assert [(row["loop"], row["generation"], *map(row.get, columns)) for row in rows] == expected
+    for row in rows:
+        language = loops(tiny_config(MIXED))[int(row["loop"])].config.language
+        assert float(row["source_entropy_nats"]) == language_of(language).entropy_nats
+
+
+def test_each_loop_of_a_mixed_grid_equals_that_loop_alone(mixed, tmp_path):
+    """Catches loops that get the language, capacity, probes or cycle of another program of the same run."""
+    alone = {loop.index: loop for loop in loops(tiny_config(MIXED, *QUICKLY))}
+    rows = read(mixed)
+    for index in (0, 3, 4):  # both languages, all cycles
+        path = tmp_path / str(index)
+        run(alone[index].config, path, "test", Silent())
+        ours = [row for row in rows if row["loop"] == str(index)]
+        for one, other in zip(read(path), ours, strict=True):
+            assert other.items() >= {**one, "loop": str(index)}.items()
+        for table in ("tails", "provenance", "top_samples"):
+            found = [row for row in read(mixed, table) if row["loop"] == str(index)]
+            assert [{**row, "loop": str(index)} for row in read(path, table)] == found
+        for generation in range(3):
+            saved = [
+                np.load(folder / f"samples/loop_{loop:03d}/generation_{generation:03d}.npz")
+                for folder, loop in ((path, 0), (mixed, index))
+            ]
+            for name in saved[0]:
+                np.testing.assert_array_equal(saved[0][name], saved[1][name])
+
+
+@pytest.mark.parametrize("stop_after", [2, 11])
+def test_an_interrupted_mixed_run_goes_on_to_the_same_bits(mixed, tmp_path, stop_after):
+    """Catches a program that is left out or begun anew once the run is resumed in its middle."""
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path / "run", MIXED, *QUICKLY, display=Silent(stop_after))
+    kept = len(read(tmp_path / "run"))
+    assert stop_after <= kept < 18
+    assert len(run_tiny(tmp_path / "run", MIXED, *QUICKLY).kept) == 18 - kept
+    assert results(tmp_path / "run") == results(mixed)
