@@ -92,7 +92,7 @@ def run(
     storage: with --distributed where JAX detects the cluster (Slurm, Open MPI, Cloud TPU, Kubernetes), or with
     --coordinator, --processes and --process.
     """
-    from jaxloop.config import load
+    from jaxloop.presets import load
 
     meeting = (coordinator, processes, process)
     if any(value is not None for value in meeting) and (None in meeting or distributed):
@@ -196,7 +196,7 @@ def bench(
     jaxloop bench --against nanogpt --nanogpt ~/nanoGPT
     ```
     """
-    from jaxloop.config import load
+    from jaxloop.presets import load
 
     if against not in (None, "nanogpt"):
         raise InputError(f"--against {against}: the only program that is known is nanogpt")
@@ -265,8 +265,8 @@ def check(
     model_log_prob_tempered: nats under a trained model, without the run's sampling temperature and with it; null where
     a word is none of the language's or the line is too long for the model.
     """
-    from jaxloop.config import load
     from jaxloop.corpus import RunModel, check_lines, open_lines
+    from jaxloop.presets import load
 
     if run_folder and (overrides or preset):
         raise InputError("--run takes all settings from the run; leave out --preset and settings")
@@ -297,8 +297,8 @@ def language(
     debug: Debug = False,
 ) -> None:
     """Describe the language of a preset: entropy, lengths, depths, and ten draws."""
-    from jaxloop.config import load
     from jaxloop.corpus import describe_language
+    from jaxloop.presets import load
 
     describe_language(load(source, overrides or []), seed, sys.stdout)
 
@@ -306,7 +306,7 @@ def language(
 @app.command()
 def presets(debug: Debug = False) -> None:
     """List the presets, and what each is for."""
-    from jaxloop.config import preset_folder, preset_names
+    from jaxloop.presets import preset_folder, preset_names
 
     for name in preset_names():
         first_line = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]

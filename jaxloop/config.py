@@ -1,4 +1,4 @@
-"""The schema: every setting with its unit, range and default, the presets, and the grid of loops they span.
+"""The schema: every setting with its unit, range and default, and the grid of loops that a config spans.
 
 *Knobs* are plain numbers inside the compiled programs: a grid over them compiles nothing more. Other settings may be
 varied as well; those that decide shapes or the program itself cost a compilation for each value (see `programs`).
@@ -6,9 +6,7 @@ varied as well; those that decide shapes or the program itself cost a compilatio
 
 import difflib
 import itertools
-import re
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
@@ -123,7 +121,7 @@ class CycleSettings(_Section):
     @property
     def fresh_only(self) -> bool:
         """Whether every model trains on rows of the source alone, and on new ones each time."""
-        always = self.fresh_part(1) == self.fresh_part(self.generations) == 1
+        always = self.fresh_part(1) == self.fresh_part(max(self.generations - 1, 1)) == 1
         return always and self.name in ("full_synthetic", "expanding")
 
 
@@ -272,7 +270,7 @@ class Config(_Section):
                 if setting not in _axis_names():
                     if setting.partition(".")[0] in _NO_AXES:
                         raise ValueError(f"grid: {setting} decides no result and cannot be varied; set it for the run")
-                    raise ValueError(f"grid: unknown setting {setting!r}{_nearest(setting, _axis_names())}")
+                    raise ValueError(f"grid: unknown setting {setting!r}{nearest(setting, _axis_names())}")
                 if setting in axis_of:
                     raise ValueError(f'grid: "{axis}" and "{axis_of[setting]}" both set {setting}')
                 axis_of[setting] = axis
@@ -286,7 +284,7 @@ class Config(_Section):
 
 def _settings_of_axis(axis: str, values: list) -> list[str]:
     """The settings that an axis of the grid sets: one, or those of a section that any of its values has."""
-    if axis not in _section_names():
+    if axis not in section_names():
         return [axis]
     if not all(isinstance(value, dict) and value for value in values):
         raise ValueError(f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {values!r}')
@@ -305,11 +303,16 @@ class Loop(NamedTuple):
 def loops(config: Config) -> list[Loop]:
     """Every loop of a run: each cell of the grid in order and then the controls, each seed within it."""
     plain = config.model_dump(exclude_none=True, exclude={"grid", "controls"})
-    configs = [_cell_config(plain, dict(zip(config.grid, values, strict=True))) for values in _cells(config)]
+    cells = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
+    by_behaviour: dict[str, Config] = {}
+    for cell in cells:
+        cell_config = _cell_config(plain, cell)
+        if by_behaviour.setdefault(_behaviour(cell_config), cell_config) is not cell_config:
+            raise InputError(f"grid: the cell {_cell_text(cell)} is the same as one before it")
     if config.controls:
-        for control in [_control(cell_config) for cell_config in configs if not cell_config.cycle.fresh_only]:
-            if control not in configs:
-                configs.append(control)
+        for control in [_control(one) for one in by_behaviour.values() if not one.cycle.fresh_only]:
+            by_behaviour.setdefault(_behaviour(control), control)
+    configs = by_behaviour.values()
     return [
         Loop(place * len(config.seeds) + offset, seed, _axes_of(config, cell_config), cell_config)
         for place, cell_config in enumerate(configs)
@@ -317,9 +320,14 @@ def loops(config: Config) -> list[Loop]:
     ]
 
 
-def _cells(config: Config):
-    """Every combination of the values of the grid's axes."""
-    return itertools.product(*config.grid.values())
+def _behaviour(config: Config) -> str:
+    """What tells loops apart: their settings, with shares that mean the same written alike."""
+    cycle = config.cycle
+    shares = {
+        "fresh_share": round(cycle.fresh_part(0), 12),
+        "generated_share": cycle.new_part if cycle.name == "incremental" else None,
+    }
+    return config.model_copy(update={"cycle": cycle.model_copy(update=shares)}).model_dump_json()
 
 
 def _cell_config(plain: dict, values: dict[str, Any]) -> Config:
@@ -328,7 +336,11 @@ def _cell_config(plain: dict, values: dict[str, Any]) -> Config:
     for axis, value in values.items():
         section, _, key = axis.partition(".")
         cell[section] |= {key: value} if key else value
-    return _validated(cell, "grid cell " + ", ".join(f"{axis} = {value!r}" for axis, value in values.items()))
+    return validated(cell, f"grid cell {_cell_text(values)}")
+
+
+def _cell_text(values: dict[str, Any]) -> str:
+    return ", ".join(f"{axis} = {value!r}" for axis, value in values.items())
 
 
 def _axes_of(config: Config, cell_config: Config) -> dict[str, Any]:
@@ -345,39 +357,6 @@ def _control(cell_config: Config) -> Config:
     return cell_config.model_copy(update={"cycle": cell_config.cycle.model_copy(update=fresh_only | never)})
 
 
-def preset_folder() -> Path:
-    """Where the presets lie: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-
-
-def preset_names() -> list[str]:
-    """Every preset, in alphabetical order."""
-    return sorted(path.stem for path in preset_folder().glob("*.toml"))
-
-
-def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read a preset or a TOML file and apply `section.key=value` overrides.
-
-    A file may have a `scale`, the preset whose settings (but not its seeds, controls and grid) are its defaults, and
-    tables `[scales.PRESET]` of what it sets at one scale only. The override `scale=PRESET` chooses another one.
-
-    An override of a setting that the grid varies replaces that axis.
-
-    Raises:
-      InputError: unknown preset, unreadable file, unknown setting, value out of range.
-    """
-    settings = [_parse_override(override) for override in overrides]
-    scale = next((value for name, value in reversed(settings) if name == "scale"), None)
-    table = _at_scale(_read_toml(_path_of(source)), scale, source)
-    for name, value in settings:
-        if name != "scale":
-            _apply(table, name, value)
-    config = _validated(table, f"{source} with {' '.join(overrides)}" if overrides else source)
-    loops(config)
-    return config
-
-
 def dump(config: Config) -> str:
     """The config as TOML, every default written out."""
     return tomli_w.dumps(config.model_dump(exclude_none=True))
@@ -385,7 +364,7 @@ def dump(config: Config) -> str:
 
 def differences(old: str, new: str) -> list[str]:
     """How two configs in TOML differ in what decides results, one `section.key: old -> new` each."""
-    tables = [_flat(tomllib.loads(text)) for text in (old, new)]
+    tables = [flat(tomllib.loads(text)) for text in (old, new)]
     return [
         f"{key}: {tables[0].get(key, 'unset')} -> {tables[1].get(key, 'unset')}"
         for key in sorted(tables[0].keys() | tables[1].keys())
@@ -406,7 +385,8 @@ def describe() -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def _section_names() -> list[str]:
+def section_names() -> list[str]:
+    """The sections of a config."""
     return [name for name in Config.model_fields if name not in _TOP_LEVEL and name != "grid"]
 
 
@@ -414,7 +394,7 @@ def _section_fields() -> dict:
     """The schema's field of every `section.key`."""
     return {
         f"{section}.{key}": setting
-        for section in _section_names()
+        for section in section_names()
         for key, setting in type(Config.model_fields[section].default).model_fields.items()
     }
 
@@ -436,151 +416,31 @@ def _range_of(annotation) -> str:
     return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in signs.items() if bound in schema)
 
 
-def _setting_names() -> list[str]:
+def setting_names() -> list[str]:
+    """Every setting, those of a section as `section.key`."""
     return [*_TOP_LEVEL, *_section_fields()]
 
 
-def _nearest(word: str, known) -> str:
+def nearest(word: str, known) -> str:
+    """What somebody may have meant, as the end of a sentence."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def _flat(table: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(table: dict, prefix: str = "") -> dict:
+    """Tables in tables as one table of `section.key`."""
+    found = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
-def _parse_toml(text: str) -> dict:
-    """The tables of a TOML text; everything that tomllib may stumble over is a ValueError."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+def validated(table: dict, where: str) -> Config:
+    """The config of a table.
 
-
-def _read_toml(path: Path) -> dict:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8") from None
-    except ValueError as error:
-        raise InputError(f"{path}: no file can have this name: {error}") from None
-    try:
-        return _parse_toml(text)
-    except ValueError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from None
-
-
-def _path_of(source: str) -> Path:
-    """Where a preset or file lies."""
-    if source.endswith(".toml") or "/" in source:
-        return Path(source)
-    if source not in preset_names():
-        raise InputError(
-            f"no preset named {source!r}{_nearest(source, preset_names())}; "
-            f"presets: {', '.join(preset_names())}; a file's name ends in .toml"
-        )
-    return preset_folder() / f"{source}.toml"
-
-
-def _at_scale(table: dict, chosen, source: str) -> dict:
-    """What a file sets, over the settings of its scale or of the one that was chosen in place of it."""
-    scales, default = _section(table, "scales"), table.pop("scale", None)
-    del table["scales"]
-    if default is None and (chosen is not None or scales):
-        raise InputError(
-            f"{source}: has no scale of its own that another one could replace; set its settings one by one"
-        )
-    if default is not None:
-        scale = default if chosen is None else chosen
-        plain = [name for name in preset_names() if "scale" not in _read_toml(_path_of(name))]
-        for name in (scale, *scales):
-            if name not in plain:
-                raise InputError(
-                    f"{source}: {name!r} is no scale{_nearest(str(name), plain)}; scales are {', '.join(plain)}"
-                )
-        of_scale = _read_toml(_path_of(scale))
-        settings = {name: section for name, section in of_scale.items() if name in _section_names()}
-        table = _merged(_merged(settings, table), _section(scales, scale))
-    if isinstance(table.get("grid"), dict):
-        # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
-        table["grid"] = _flat(table["grid"])
-    return table
-
-
-def _merged(below: dict, above: dict) -> dict:
-    """Two tables in one; where both set something, the second wins."""
-    both = {name: _merged(below[name], value) for name, value in above.items() if _are_tables(below.get(name), value)}
-    return {**below, **above, **both}
-
-
-def _are_tables(*values) -> bool:
-    return all(isinstance(value, dict) for value in values)
-
-
-def _section(table: dict, name: str) -> dict:
-    section = table.setdefault(name, {})
-    if not isinstance(section, dict):
-        raise InputError(f"{name} is a section and cannot be {section!r}; write {name}.key=value")
-    return section
-
-
-def _parse_override(override: str) -> tuple[str, Any]:
-    """(setting, value) of `setting=value`."""
-    name, equals, text = override.partition("=")
-    name = name.strip()
-    if not equals or not name:
-        raise InputError(f"{override!r} is no setting; write section.key=value")
-    try:
-        values = _parse_toml(f"value = {text}")
-        if list(values) != ["value"]:
-            raise InputError(f"{override!r} is more than one setting")
-        value = values["value"]
-    except ValueError:
-        if not re.fullmatch(r"\s*[A-Za-z_]\w*\s*", text):
-            shown = repr(text if len(text) <= 60 else text[:60] + "...")
-            raise InputError(
-                f"{name}: {shown} is not a value; write a number, true, false, a word or [a, list]"
-            ) from None
-        value = text.strip()
-    return name, value
-
-
-def _apply(table: dict, name: str, value) -> None:
-    """Set something, or an axis of the grid, in place of what is set."""
-    section, _, key = name.partition(".")
-    if section == "grid" and key:
-        axis = key.strip('"')
-        _drop_axes(table, axis)
-        _section(table, "grid")[axis] = value
-        return
-    if name not in _setting_names() and name != "grid":
-        raise InputError(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
-    if key:
-        _section(table, section)[key] = value
-        _drop_axes(table, name)
-    else:
-        table[name] = _flat(value) if name == "grid" and isinstance(value, dict) else value
-
-
-def _drop_axes(table: dict, name: str) -> None:
-    """Take the axes out of the grid that set this setting, or one of this section."""
-    grid = _section(table, "grid")
-    for axis in list(grid):
-        in_section = isinstance(grid[axis], list) and any(
-            f"{axis}.{key}" == name for value in grid[axis] if isinstance(value, dict) for key in value
-        )
-        if axis == name or in_section or axis.startswith(f"{name}."):
-            del grid[axis]
-
-
-def _validated(table: dict, where: str) -> Config:
+    Raises:
+      InputError: it breaks the schema; `where` is what is named for it.
+    """
     try:
         return Config.model_validate(table)
     except ValidationError as error:
@@ -588,7 +448,7 @@ def _validated(table: dict, where: str) -> Config:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
-                lines.append(f"unknown setting {name!r}{_nearest(name, _setting_names())}")
+                lines.append(f"unknown setting {name!r}{nearest(name, setting_names())}")
             else:
                 message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
                 given = f" (got {fault['input']!r})" if name and not isinstance(fault["input"], dict) else ""

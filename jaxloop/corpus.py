@@ -11,11 +11,12 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from jaxloop.config import Config, load, loops
+from jaxloop.config import Config, loops
 from jaxloop.errors import InputError
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.metrics import corpus_diversity, verdicts
+from jaxloop.presets import load
 from jaxloop.score import log_prob
 from jaxloop.store import load_parameters
 from jaxloop.verify import FAULTS, INVALID, VERDICTS

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from jaxloop.collapse import collapse_rows
-from jaxloop.config import Config, Loop, load, loops
+from jaxloop.config import Config, Loop, loops
 from jaxloop.errors import InputError
+from jaxloop.presets import load
 from jaxloop.store import loop_rows, write_whole
 from jaxloop.summary import summary_rows
 from jaxloop.tables import as_frame

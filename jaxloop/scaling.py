@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxloop.bench import describe_machine
-from jaxloop.config import Config, dump, load
+from jaxloop.config import Config, dump
 from jaxloop.errors import RunError
 from jaxloop.population import peak_memory_bytes
+from jaxloop.presets import load
 from jaxloop.runner import run
 
 # A small loop, so that a whole table takes minutes; each axis spans a factor of 16.

@@ -38,11 +38,12 @@ import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from jaxloop import __version__
-from jaxloop.config import Config, Loop, differences, dump, load, loops
+from jaxloop.config import Config, Loop, differences, dump, loops
 from jaxloop.cycles import Carry, Rows
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop import Record, State
 from jaxloop.model import make_model
+from jaxloop.presets import load
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from jaxloop import bench, peer, scaling
-from jaxloop.config import load
 from jaxloop.errors import InputError, RunError
+from jaxloop.presets import load
 from jaxloop.printing import show_measurements
 from jaxloop.programs import operations_per_position
 from jaxloop.vocabulary import EOS

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 import tomli_w
 
-from jaxloop import config as config_module
-from jaxloop.config import (
-    KNOBS,
-    Config,
-    CycleSettings,
-    describe,
-    differences,
-    dump,
-    load,
-    loops,
-    preset_folder,
-    preset_names,
-)
+from jaxloop import presets as presets_module
+from jaxloop.config import KNOBS, Config, CycleSettings, describe, differences, dump, loops
 from jaxloop.errors import InputError
 from jaxloop.language import Language
+from jaxloop.presets import load, preset_folder, preset_names
 
 PRESETS = sorted(path.stem for path in preset_folder().glob("*.toml"))
 
@@ -78,11 +68,28 @@ def test_presets_are_the_files():
     assert {"quick", "compact", "paper"} <= set(PRESETS)
 
 
+SCALED_PRESETS = [
+    name for name in PRESETS if "scale" in tomllib.loads((preset_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("name", SCALED_PRESETS)
+def test_every_question_is_asked_at_the_paper_s_scale_too(name):
+    """Catches a small setting that stays at the scale of the paper, or an axis that makes no sense there."""
+    small, large, paper = load(name), load(name, ["scale=paper"]), load("paper")
+    assert large.axes and len(large.seeds) >= 5 and len(small.seeds) >= 5
+    for loop in loops(large):
+        assert loop.config.cycle.generations == 50 and loop.config.train.steps == paper.train.steps
+        assert loop.config.cycle.rows >= 1000 and loop.config.model.width >= 192
+        assert 0 <= loop.config.cycle.rescue_generation < 50
+    assert set(large.axes) == set(small.axes)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_loads_and_expands(name):
     """Catches a preset that the schema refuses, and loops that are lost or doubled."""
     config = load(name)
-    assert config.controls == (name not in ("bench", "four_cycles"))
+    assert config.controls == (name != "bench" and name not in SCALED_PRESETS)
     cells = list(cells_of(config.grid))
     found = loops(config.model_copy(update={"controls": False}))
     assert loops(config)[: len(found)] == found
@@ -100,7 +107,7 @@ def test_preset_holds_only_what_differs(name):
     same = [
         f"{section}.{key}"
         for section, settings in table.items()
-        if section not in ("scale", "grid", "seeds", "controls")
+        if section not in ("scale", "scales", "grid", "seeds", "controls")
         for key, value in settings.items()
         if value == defaults[section][key]
     ]
@@ -712,7 +719,6 @@ def test_a_cell_that_is_a_control_needs_none(file):
     assert [tuple(loop.axes.values()) for loop in found[6:]] == [("expanding", 1.0, 1), ("expanding", 1.0, 2)]
 
 
-@pytest.mark.xfail(strict=True, reason="controls are compared by their settings, unset and 0 apart; see config.loops")
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
@@ -877,7 +883,7 @@ def test_a_scale_is_refused(content, overrides, said, file):
     assert all(part in message for part in said)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "four_cycles"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in SCALED_PRESETS])
 def test_a_preset_without_a_scale_takes_none(name):
     """Catches a scale that is silently ignored."""
     assert "no scale of its own" in refused(name, "scale=quick")
@@ -1055,6 +1061,6 @@ def test_presets_are_found_beside_and_inside_the_package(tmp_path, monkeypatch):
     """Catches an installed package, with its presets inside, that does not find them."""
     (tmp_path / "jaxloop" / "configs").mkdir(parents=True)
     (tmp_path / "jaxloop" / "configs" / "own.toml").write_text("seeds = [9]\n", encoding="utf-8")
-    monkeypatch.setattr(config_module, "__file__", str(tmp_path / "jaxloop" / "config.py"))
+    monkeypatch.setattr(presets_module, "__file__", str(tmp_path / "jaxloop" / "presets.py"))
     assert preset_names() == ["own"]
     assert load("own").seeds == [9]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from jaxloop import corpus
-from jaxloop.config import load
 from jaxloop.corpus import check_lines, describe_diversity, describe_language, judge_texts, open_lines
 from jaxloop.errors import InputError, RunError
 from jaxloop.language import Language
+from jaxloop.presets import load
 from jaxloop.verify import judge_jitted
 from jaxloop.vocabulary import decode, encode, rows_from_ids
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from test_summary import SHARE, level, table
 
-from jaxloop.config import dump, load, loops
+from jaxloop.config import dump, loops
 from jaxloop.errors import InputError
 from jaxloop.joined import join_runs, write_csv
+from jaxloop.presets import load
 
 SETTINGS = ["learner.name=resample", "controls=false"]
 

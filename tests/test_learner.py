@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jaxloop.config import Loop, load, loops
+from jaxloop.config import Loop, loops
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner, choose_shape
 from jaxloop.loop import Outcome
+from jaxloop.presets import load
 from jaxloop.train import looks
 
 # Small rows are learnt by heart soon, and the loops at different steps.

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxloop.attention import attend
-from jaxloop.config import ModelSettings, load
+from jaxloop.config import ModelSettings
 from jaxloop.model import make_model, parameter_count
+from jaxloop.presets import load
 from jaxloop.vocabulary import EOS, VOCABULARY_SIZE
 
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)

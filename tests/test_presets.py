@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tiny import Silent
 
-from jaxloop.config import load
+from jaxloop.presets import load
 from jaxloop.runner import run
 
 ONE_STEP = [

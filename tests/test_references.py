@@ -9,10 +9,11 @@ import scipy.stats
 from tiny import Silent, results, tiny_config
 
 from jaxloop import source
-from jaxloop.config import load, loops
+from jaxloop.config import loops
 from jaxloop.errors import InputError
 from jaxloop.language import Language, language_of
 from jaxloop.loop import Record, run_loops
+from jaxloop.presets import load
 from jaxloop.references import ReferenceLearner, fit
 from jaxloop.runner import run, tables_of
 from jaxloop.vocabulary import unique_rows

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from jaxloop.config import Config, load
+from jaxloop.config import Config
+from jaxloop.presets import load
 from jaxloop.runner import run
 
 SETTINGS = [
