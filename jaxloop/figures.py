@@ -220,7 +220,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
       axes: the axes of the grid but for the learner.
     """
     varied = _varied(of_cells, axes)
-    if len(varied) != 2 or not _are_crossed(of_cells, varied):
+    if len(varied) != 2 or not _are_mostly_crossed(of_cells, varied):
         return None
     across, down = varied
     across_places, down_places = _places(of_cells, across), _places(of_cells, down)
@@ -281,10 +281,10 @@ def _free(of_cells: pd.DataFrame, axes: list[str]) -> list[str]:
     ]
 
 
-def _are_crossed(of_cells: pd.DataFrame, axes: list[str]) -> bool:
-    """Whether every value of each axis comes with every value of the others, controls aside."""
+def _are_mostly_crossed(of_cells: pd.DataFrame, axes: list[str]) -> bool:
+    """Whether values of each axis come with values of the others, controls and a few missing cells aside."""
     cells = of_cells.loc[of_cells["control"] == 0, axes]
-    return len(cells.drop_duplicates()) == cells.nunique(dropna=False).prod()
+    return 2 * len(cells.drop_duplicates()) > cells.nunique(dropna=False).prod()
 
 
 class _Places(NamedTuple):

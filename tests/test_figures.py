@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from test_summary import NO_TAILS, SHARE, level, summed, table
 
 from jaxloop import drawing
-from jaxloop.figures import draw_all, draw_diversity, draw_final, draw_heat_map
+from jaxloop.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map
 from jaxloop.store import FIGURES
 from jaxloop.tables import with_kept_diversity
 
@@ -47,8 +47,13 @@ def draw(metrics, axes, folder):
     return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder)
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3, 4)], ids=len)
-@pytest.mark.parametrize("run", RUNS)
+FIVE = (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("run", "seeds"),
+    [*((run, FIVE) for run in RUNS), *((run, (0,)) for run in ("one cell", "seven cells", "two axes"))],
+)
 def test_every_kind_of_run_has_the_figures_that_make_sense(tmp_path, run, seeds):
     """A traceback in place of a figure, one that shows nothing, one half written, or one of an earlier state."""
     axes, expected = RUNS[run]
@@ -151,3 +156,22 @@ def test_bands_from_three_seeds_on(seeds, bands):
         [sum(level(share)(seed, 8) for seed in seeds) / len(seeds) for share in (0.0, 0.5)]
     )
     assert not math.isnan(means[0].get_ydata()[0])
+
+
+def test_a_setting_that_follows_from_another_is_no_axis_of_its_own(tmp_path):
+    """Four cycles of which each has its own share: a panel and a colour for each share, a heat map full of holes."""
+    share = "cycle.generated_share"
+    cycles = {"full_synthetic": None, "incremental": 0.25, "balanced": None, "expanding": 0.9}
+    cells = [
+        {"axes": {CYCLE: cycle, **({share: value} if value else {})}, "kept": level(0.2 * place)}
+        for place, (cycle, value) in enumerate(cycles.items())
+    ]
+    axes = [CYCLE, share]
+    metrics = table(cells)
+    paths = draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", tmp_path)
+    assert {path.stem for path in paths} == ALL
+    of_cells, _ = frame_of(cells, axes)
+    left = draw_final(of_cells, _free(of_cells, axes)).axes[0]
+    labels = [tick.get_text() for tick in left.get_xticklabels()]
+    assert labels == ["full synthetic", "incremental", "balanced", "expanding"]
+    assert len(left.containers) == 1, "one series"
