@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import resource
 import sys
 from collections.abc import Callable
@@ -25,12 +26,19 @@ from jaxloop.config import PopulationSettings
 def use_all_cores() -> None:
     """Make each core of a CPU a device of its own; to be called before JAX computes anything.
 
-    Not one more: XLA keeps a thread for each device, and more threads than cores cost a quarter of the speed. But two
-    at least: XLA compiles a program for a single device differently, and its last bits would depend on that.
+    Not one more: XLA keeps a thread for each device, and more threads than cores cost a quarter of the speed; unless
+    JAX_NUM_CPU_DEVICES or XLA_FLAGS ask for a number. But two at least: XLA compiles a program for a single device
+    differently, and its last bits would depend on that.
     """
     # Where the program around us has used JAX already, its devices are what there is.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(core_count(), 2))
+        jax.config.update("jax_num_cpu_devices", max(_devices_asked_for() or core_count(), 2))
+
+
+def _devices_asked_for() -> int:
+    """The number of CPU devices that the environment sets; 0 where it sets none."""
+    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    return max(jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 0)
 
 
 def core_count() -> int:

@@ -47,13 +47,11 @@ def draw(metrics, axes, folder):
     return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder)
 
 
-FIVE = (0, 1, 2, 3, 4)
+FIVE, ONE = (0, 1, 2, 3, 4), (0,)
+BY_ONE_SEED = ("one cell", "seven cells", "two axes")
 
 
-@pytest.mark.parametrize(
-    ("run", "seeds"),
-    [*((run, FIVE) for run in RUNS), *((run, (0,)) for run in ("one cell", "seven cells", "two axes"))],
-)
+@pytest.mark.parametrize(("run", "seeds"), [*((run, FIVE) for run in RUNS), *((run, ONE) for run in BY_ONE_SEED)])
 def test_every_kind_of_run_has_the_figures_that_make_sense(tmp_path, run, seeds):
     """A traceback in place of a figure, one that shows nothing, one half written, or one of an earlier state."""
     axes, expected = RUNS[run]

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import Silent, results, run_tiny, tiny_config
+from tiny import SETTINGS, Silent, results, run_tiny, tiny_config
 
 from jaxloop.config import loops
 from jaxloop.corpus import RunModel, check_lines
@@ -139,21 +140,15 @@ def test_loops_mapped_together_on_a_device_agree_with_loops_apart(undisturbed, t
         assert other["training_diversity"] == one["training_diversity"]
 
 
-def test_the_number_of_devices_changes_no_bit(undisturbed, tmp_path):
-    """A program that depends on how many cores there are gives other results on every machine."""
-    script = tmp_path / "seven_devices.py"
-    script.write_text(
-        "import sys, jax\n"
-        "from pathlib import Path\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "import tiny\n"
-        "from jaxloop import runner\n"
-        "runner.use_all_cores = lambda: jax.config.update('jax_num_cpu_devices', 7)\n"
-        "tiny.run_tiny(Path(sys.argv[2]))\n"
-    )
-    here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, str(script), here, str(tmp_path / "seven")], check=True, timeout=300)
-    assert results(tmp_path / "seven") == results(undisturbed)
+def test_the_number_of_devices_changes_no_bit(tmp_path):
+    """A program that depends on how many devices there are gives other results on every machine."""
+    seeds = "seeds=[0,1,2,3]"
+    command = [sys.executable, "-m", "jaxloop", "run", "quick", *SETTINGS, seeds, "--out", str(tmp_path / "eight")]
+    eight = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    subprocess.run(command, check=True, timeout=300, env=eight, capture_output=True)
+    assert json.loads((tmp_path / "eight/manifest.json").read_text())["sessions"][0]["devices"] == 8
+    run_tiny(tmp_path / "few", seeds)
+    assert results(tmp_path / "eight") == results(tmp_path / "few")
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
