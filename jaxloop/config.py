@@ -68,8 +68,8 @@ class CycleSettings(_Section):
         None,
         description="incremental: part of all rows that is new (0.5); other cycles: 1 - fresh_share",
     )
-    rescue_generation: int = Field(
-        0, ge=0, le=10**5, description="from this generation on the fresh share is rescue_fresh_share; 0: never"
+    rescue_generation: Annotated[int, Field(ge=1, le=10**5)] | None = Field(
+        None, description="from this generation on the fresh share is rescue_fresh_share (never)"
     )
     rescue_fresh_share: Share | None = Field(None, description="fresh share from rescue_generation on")
     first_mass_share: float = Field(
@@ -83,11 +83,9 @@ class CycleSettings(_Section):
 
     @model_validator(mode="after")
     def _rescue_is_whole(self):
-        if bool(self.rescue_generation) != (self.rescue_fresh_share is not None):
-            raise ValueError(
-                f"rescue_generation ({self.rescue_generation}) and rescue_fresh_share ({self.rescue_fresh_share}) "
-                "belong together: set both, or rescue_generation to 0 and no rescue_fresh_share"
-            )
+        if (self.rescue_generation is None) != (self.rescue_fresh_share is None):
+            missing = "rescue_fresh_share" if self.rescue_fresh_share is None else "rescue_generation"
+            raise ValueError(f"rescue_generation and rescue_fresh_share belong together; {missing} is not set")
         return self
 
     @model_validator(mode="after")
@@ -105,7 +103,7 @@ class CycleSettings(_Section):
 
     def fresh_part(self, generation: int) -> float:
         """Part of a generation's new rows that comes fresh from the source."""
-        if 0 < self.rescue_generation <= generation:
+        if self.rescue_generation is not None and generation >= self.rescue_generation:
             return self.rescue_fresh_share
         if self.fresh_share is not None:
             return self.fresh_share
@@ -353,7 +351,7 @@ def _control(cell_config: Config) -> Config:
     name = "expanding" if cell_config.cycle.name == "expanding" else "full_synthetic"
     generated_share = None if cell_config.cycle.generated_share is None else 0.0
     fresh_only = {"name": name, "fresh_share": 1.0, "generated_share": generated_share}
-    never = {"rescue_generation": 0, "rescue_fresh_share": None}
+    never = {"rescue_generation": None, "rescue_fresh_share": None}
     return cell_config.model_copy(update={"cycle": cell_config.cycle.model_copy(update=fresh_only | never)})
 
 

@@ -81,7 +81,7 @@ def test_every_question_is_asked_at_the_paper_s_scale_too(name):
     for loop in loops(large):
         assert loop.config.cycle.generations == 50 and loop.config.train.steps == paper.train.steps
         assert loop.config.cycle.rows >= 1000 and loop.config.model.width >= 192
-        assert 0 <= loop.config.cycle.rescue_generation < 50
+        assert (loop.config.cycle.rescue_generation or 1) < 50
     assert set(large.axes) == set(small.axes)
 
 
@@ -353,7 +353,7 @@ RANGES = {
     "cycle.fresh_share": ("-0.1", "1.01", "2"),
     "cycle.generated_share": ("-0.1", "1.01"),
     "cycle.name": ("synthetic", '""'),
-    "cycle.rescue_generation": ("-1", "100_001", "5"),
+    "cycle.rescue_generation": ("-1", "0", "100_001", "5"),
     "cycle.rescue_fresh_share": ("-0.1", "1.01", "0.5"),
     "cycle.first_mass_share": ("0", "0.009", "1.01", "nan"),
     "model.layers": ("0", "101"),
@@ -736,7 +736,7 @@ def test_the_control_of_a_rescue_is_not_rescued(file):
     """Catches a control that takes samples after all, or one control for each time of rescue."""
     tables = [{"rescue_generation": generation, "rescue_fresh_share": 0.5} for generation in (2, 5)]
     found = loops(gridded(file, {"cycle": tables}, controls=True, seeds=[0]))
-    assert [tuple(loop.axes.values()) for loop in found] == [(2, 0.5), (5, 0.5), (0, None)]
+    assert [tuple(loop.axes.values()) for loop in found] == [(2, 0.5), (5, 0.5), (None, None)]
     assert found[2].config.cycle.fresh_only
     assert found[2].config.cycle.fresh_share == 1
 
@@ -895,10 +895,10 @@ def test_a_preset_without_a_scale_takes_none(name):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["cycle.rescue_generation=3"], ("rescue_generation (3)", "rescue_fresh_share (None)")),
-        (["cycle.rescue_fresh_share=0.5"], ("rescue_generation (0)", "rescue_fresh_share (0.5)")),
-        (["cycle.rescue_fresh_share=0.0"], ("rescue_generation (0)", "rescue_fresh_share (0.0)")),
-        (["cycle.rescue_generation=0", "cycle.rescue_fresh_share=0.5"], ("belong together",)),
+        (["cycle.rescue_generation=3"], ("belong together", "rescue_fresh_share is not set")),
+        (["cycle.rescue_fresh_share=0.5"], ("belong together", "rescue_generation is not set")),
+        (["cycle.rescue_fresh_share=0.0"], ("belong together", "rescue_generation is not set")),
+        (["cycle.rescue_generation=0", "cycle.rescue_fresh_share=0.5"], ("rescue_generation", "greater than")),
     ],
 )
 def test_half_a_rescue_is_refused(settings, said):
@@ -1034,7 +1034,7 @@ def test_dump_writes_every_default_out():
     table = tomllib.loads(dump(load("quick")))
     written = {"controls"} & table.keys()
     written |= {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
-    unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.rescue_fresh_share"}
+    unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.rescue_generation", "cycle.rescue_fresh_share"}
     assert {row[0] for row in describe()} - unset - {"seeds"} <= written
     assert table["seeds"] == [0]
 
