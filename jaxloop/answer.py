@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxloop.stats import share_text
+from jaxloop.stats import FEWEST_SEEDS, share_text
 from jaxloop.summary import MEANING, collapse_of, final, final_generations, last_generation, paired
 from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
-_FEWEST_SEEDS = 3
 _MOST_RANKED = 8
 _MOST_LINES = 3  # of trends, and of collapsed cells
 _FEWEST_VALUES = 3
+_SAME_DATA = 1.1  # times the diversity of other cells' first data: so much is chance
 
 
 def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
@@ -63,11 +63,18 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
     """What each cell kept, and how far it is above the next one."""
     generations = {last_generation(cell.rows) for cell in cells}
     fewest = min(cell.rows["seed"].nunique() for cell in cells)
-    enough = fewest >= _FEWEST_SEEDS
+    enough = fewest >= FEWEST_SEEDS
     when = _when(min(generations)) if len(generations) == 1 else "each cell's last generations"
-    lines = [f"kept diversity ({learner}, {when}): share of the first real data's diversity"]
+    each = "; 95% intervals, each by itself" if enough else ""
+    lines = [f"kept diversity ({learner}, {when}): share of the first real data's diversity{each}"]
     if not enough:
         lines.append(f"n too small for intervals: {fewest} seed{'' if fewest == 1 else 's'}")
+    real = [cell.rows.loc[cell.rows["generation"] == 0, "training_diversity"].mean() for cell in cells]
+    if max(real) > _SAME_DATA * min(real):
+        lines.append(
+            f"note: the cells begin with real data of different diversity, {min(real):.3f} to {max(real):.3f}; each is "
+            "compared with its own"
+        )
     ranked = _ranked(cells)
     places = list(range(len(ranked)))
     if len(ranked) > _MOST_RANKED:
@@ -91,7 +98,7 @@ def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
     if pair is None:
         return "shares no seed with the next"
     mean, low, high, _ = pair.difference
-    interval = f" ({low:.3f} to {high:.3f})" if enough and math.isfinite(low) else ""
+    interval = f" ({low:.3f} to {high:.3f})" if enough and len(pair.difference_S) >= FEWEST_SEEDS else ""
     of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(mean)))
     apart = ": not told apart" if interval and low <= 0 <= high else ""
     return f"above the next by {mean:.3f}{interval}, in {of_this_sign} of {len(pair.difference_S)} seeds{apart}"
@@ -126,12 +133,12 @@ def _trends(cells: list[Cell], axes: list[str]) -> list[str]:
 
 
 def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
-    """Page's L over seeds for final kept diversity along one axis; nothing with fewer than two seeds."""
+    """Page's L over seeds for final kept diversity along one axis; nothing with fewer than three seeds."""
     cells = sorted(cells, key=lambda cell: cell.axes[axis])
     by_cell = [courses(cell.rows, "kept_diversity") for cell in cells]
     shared = pd.concat(by_cell, axis=1, keys=range(len(cells)), join="inner")
     complete = [generation for generation in by_cell[0] if _complete(shared, generation, len(cells))]
-    if len(shared) < 2 or not complete:
+    if len(shared) < FEWEST_SEEDS or not complete:
         return None
     final_SxC = np.stack([final(shared[place], complete[-1]) for place in range(len(cells))], axis=1)
     # The direction is not foretold: both are tested.
@@ -140,7 +147,8 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     values = ", ".join(f"{cell.axes[axis]:g}" for cell in cells)
     verdict = f"it {'rises' if p_up < p_down else 'falls'}" if p < 0.05 else "no trend shown"
     where = "" if label == "all loops" else f", {label}"
-    return f"  {axis_name(axis)} {values}{where}: {verdict}, p = {p:.2g}, {len(shared)} seeds"
+    p_text = "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
+    return f"  {axis_name(axis)} {values}{where}: {verdict}, {p_text}, {len(shared)} seeds"
 
 
 def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:
@@ -168,15 +176,15 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
             )
         else:
             when = f"generation {median:g}"
-            if found.loops >= _FEWEST_SEEDS and math.isfinite(low):
+            if found.loops >= FEWEST_SEEDS and math.isfinite(low):
                 when += f" (95% interval {low:g} to {'no limit' if math.isinf(high) else f'{high:g}'})"
-            when += f", {found.collapsed} of {found.loops} loops collapsed"
+            when += f", met by {found.collapsed} of {found.loops} loops"
         lines.append(f"  {cell.label}: {when}")
     more = len(lines) - _MOST_LINES
     if more > 0:
-        lines = [*lines[:_MOST_LINES], f"  ... {more} more cells with collapsed loops, in summary.csv"]
+        lines = [*lines[:_MOST_LINES], f"  ... {more} more cells that met it, in summary.csv"]
     if alive_cells:
         which = f"the {'other ' if lines else ''}{alive_cells} cells" if alive_cells > 1 else "the other cell"
         which = "all loops" if not lines else which
         lines.append(f"  {which}: not by generation {alive_until:g} in {alive_loops} of {alive_loops} loops")
-    return [f"collapse ({criterion}), median generation:", *lines] if lines else []
+    return [f"collapse (first met: {criterion}), median generation:", *lines] if lines else []

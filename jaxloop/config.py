@@ -6,6 +6,7 @@ varied as well; those that decide shapes or the program itself cost a compilatio
 
 import difflib
 import itertools
+import math
 import tomllib
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -26,6 +27,8 @@ KNOBS = (
 _TOP_LEVEL = ("seeds", "controls")
 # They decide no result, so there is nothing to compare.
 _NO_AXES = ("population",)
+# Far more than anybody would wait for.
+_MOST_CELLS = 10_000
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -301,6 +304,9 @@ class Loop(NamedTuple):
 def loops(config: Config) -> list[Loop]:
     """Every loop of a run: each cell of the grid in order and then the controls, each seed within it."""
     plain = config.model_dump(exclude_none=True, exclude={"grid", "controls"})
+    count = math.prod(len(values) for values in config.grid.values())
+    if count > _MOST_CELLS:
+        raise InputError(f"grid: spans {count:,} cells, and {_MOST_CELLS:,} are the most; give it fewer values")
     cells = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
     by_behaviour: dict[str, Config] = {}
     for cell in cells:

@@ -182,7 +182,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         }
         # Beside each other, or intervals would hide each other.
         beside = [other for other, (_, control) in enumerate(labels) if control == label[1]]
-        shift = 0.4 * gap * ((beside.index(number) + 0.5) / len(beside) - 0.5)
+        shift = 0.2 * gap * ((beside.index(number) + 0.5) / len(beside) - 0.5)
         rows = rows.assign(place=[places.of[_key(value)] + shift for value in rows[axis]]).sort_values("place")
         _draw_final_diversity(left, rows, style)
         _draw_collapse(right, rows, style)

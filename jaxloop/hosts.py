@@ -38,6 +38,9 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
     """
     settings = {}
     if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdigit() and 0 < int(port) < 2**16):
+            raise InputError(f"--coordinator {coordinator}: is no HOST:PORT, such as 10.0.0.1:7000")
         settings = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         settings["cluster_detection_method"] = "deactivate"
     # No collectives are needed; and the run itself answers to SIGTERM.
@@ -99,7 +102,10 @@ def all_agree(question: str, answer: bool, watch: Callable[[], None] = lambda: N
     """
     if jax.process_count() == 1:
         return answer
-    _wait_for_all(f"{question}: answered", _WAIT_SECONDS, watch)
+    try:
+        _wait_for_all(f"{question}: answered", _WAIT_SECONDS, watch)
+    except jax.errors.JaxRuntimeError:
+        return False  # A process has died.
     agreed = answer
     if answer:
         try:

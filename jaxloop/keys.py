@@ -1,7 +1,8 @@
 """Where every random number comes from: a loop's seed, a named purpose, and the generation.
 
-Nothing else enters, so loops that share a seed share their randomness whatever else differs between them (their
-difference is a paired difference), and a loop that is resumed, or run beside others, draws what it would have drawn.
+Nothing else enters, so loops that share a seed share their randomness as far as they draw alike (their difference is a
+paired difference; another number of rows is other rows), and a loop that is resumed, or run beside others, draws what
+it would have drawn.
 """
 
 from enum import IntEnum

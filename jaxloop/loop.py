@@ -143,7 +143,8 @@ def run_loops(
                 states[loop.index] = State(generation, carry, outcome.sampled_NxT)
                 unkept.append(Record(loop, states[loop.index], outcome, seconds))
         keep_finished()
-    except KeyboardInterrupt:
+    except BaseException:
+        # Whatever breaks off, or may be gone on with: what is finished is kept.
         keep_finished()
         raise
     return list(diverged.values())

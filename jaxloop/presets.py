@@ -33,10 +33,12 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """
     settings = [_parse_override(override) for override in overrides]
     scale = next((value for name, value in reversed(settings) if name == "scale"), None)
-    table = _at_scale(_read_toml(_path_of(source)), scale, source)
+    table, asked_at = _at_scale(_read_toml(_path_of(source)), scale, source)
     for name, value in settings:
         if name != "scale":
             _apply(table, name, value)
+    if scale is not None and asked_at and scale not in asked_at and not table.get("grid"):
+        raise InputError(f"{source}: has no grid at scale {scale!r}, but at {', '.join(asked_at)}; give it one")
     config = validated(table, f"{source} with {' '.join(overrides)}" if overrides else source)
     loops(config)
     return config
@@ -79,8 +81,11 @@ def _path_of(source: str) -> Path:
     return preset_folder() / f"{source}.toml"
 
 
-def _at_scale(table: dict, chosen, source: str) -> dict:
-    """What a file sets, over the settings of its scale or of the one that was chosen in place of it."""
+def _at_scale(table: dict, chosen, source: str) -> tuple[dict, list[str]]:
+    """What a file sets, over the settings of its scale or of the one that was chosen in place of it.
+
+    And the scales at which alone it has a grid.
+    """
     scales, default = _section(table, "scales"), table.pop("scale", None)
     del table["scales"]
     if default is None and (chosen is not None or scales):
@@ -101,7 +106,7 @@ def _at_scale(table: dict, chosen, source: str) -> dict:
     if isinstance(table.get("grid"), dict):
         # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
         table["grid"] = flat(table["grid"])
-    return table
+    return table, sorted(name for name, of_scale in scales.items() if "grid" in _section(scales, name))
 
 
 def _merged(below: dict, above: dict) -> dict:

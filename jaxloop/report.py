@@ -1,5 +1,6 @@
 """The overview of a run: what its samples and its models became, for the eye."""
 
+import textwrap
 from collections.abc import Callable
 
 import matplotlib
@@ -53,7 +54,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
             panel.xaxis.get_major_locator().set_params(integer=True)
             if kind == 0:
                 title = cell.label if shown == "transformer" else f"{cell.label}, {shown}"
-                panel.set_title(title, fontsize="medium")
+                panel.set_title(textwrap.fill(title, 30), fontsize="medium")
             if place % columns:
                 panel.set_ylabel("")
                 panel.set_yticklabels([])

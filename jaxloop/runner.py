@@ -164,7 +164,7 @@ def run(
             raise failure
         answer = close(folder, config)
     if not agreed:
-        raise RunError("another process of this run broke off and says why; what was finished is kept")
+        raise RunError("another process of this run broke off; what was finished is kept, and the same command goes on")
     return answer
 
 

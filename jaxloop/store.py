@@ -163,9 +163,15 @@ class RunFolder:
             import fcntl
         except ImportError:  # Windows has no such lock.
             return
-        self._lock_file = (self.path / f".lock_{self._process}").open("w")
+        own = self.path / f".lock_{self._process}"
+        self._lock_file = own.open("w")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Of the processes that shared an earlier run, one may have outlived the first.
+            for other in self.path.glob(".lock_*") if self._process == 0 else ():
+                if other != own:
+                    with other.open("w") as file:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 f"{self.path}: another jaxloop is running in it; wait, or name another with --out"
@@ -372,7 +378,9 @@ def loop_rows(run: Path, table: str) -> list[dict[str, str]]:
 
 def _loop_tables(run: Path, table: str) -> list[Path]:
     """Every loop's file of a table, in the order of their numbers."""
-    return sorted(run.glob(f"tables/loop_*/{table}.csv"), key=lambda path: int(path.parent.name.removeprefix("loop_")))
+    numbers = {path: path.parent.name.removeprefix("loop_") for path in run.glob(f"tables/loop_*/{table}.csv")}
+    # Copies that somebody has put beside them are none of ours.
+    return sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

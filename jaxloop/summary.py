@@ -27,6 +27,7 @@ MEANING = "vanishing variance"  # of the eight in collapse.csv
 # What is called final is the mean over this part of the generations, the last ones: a single one has the luck of the
 # training of one model in it.
 FINAL_SHARE = 0.2
+FLOOR_WEIGHT = 0.9
 
 
 class Collapse(NamedTuple):
@@ -95,11 +96,13 @@ def _row(
     late = course.loc[:, course.columns >= last / 2]
     slope = slope_test(late.columns.to_numpy(), late.to_numpy())
     floor = floor_or_decline(course.columns.to_numpy(), course.to_numpy())
+    # A floor that the evidence does not favour, or that the course was far below of, is none.
+    has_floor = floor.floor_weight >= FLOOR_WEIGHT and course.mean(axis="rows").min() > floor.floor / 2
     row |= {
         "late_slope_per_generation": slope.slope,
         "late_slope_standard_error": slope.standard_error,
         "late_slope_p": slope.p,
-        "floor": floor.floor,
+        "floor": floor.floor if has_floor else math.nan,
         "floor_weight": floor.floor_weight,
     }
     pair = paired(cell, first) if first else None

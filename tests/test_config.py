@@ -1064,3 +1064,17 @@ def test_presets_are_found_beside_and_inside_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(presets_module, "__file__", str(tmp_path / "jaxloop" / "presets.py"))
     assert preset_names() == ["own"]
     assert load("own").seeds == [9]
+
+
+def test_a_scale_at_which_nothing_is_asked_is_refused():
+    """Catches a question that is dropped in silence: one cell, where a grid was asked for."""
+    message = refused("data_size", "scale=compact")
+    assert "has no grid at scale 'compact', but at paper, quick" in message
+    assert load("data_size", ["scale=compact", "grid.cycle.rows=[100,200]"])
+
+
+def test_a_grid_that_nobody_could_wait_for_is_refused():
+    """Catches minutes of silence before anything is said."""
+    values = [round(0.01 * place, 2) for place in range(101)]
+    grid = [f"grid.{axis}={values}" for axis in ("cycle.fresh_share", "train.weight_decay")]
+    assert "30,603 cells, and 10,000 are the most" in refused("quick", *grid)

@@ -79,7 +79,7 @@ def test_where_a_loop_of_one_process_diverges_the_others_finish_theirs(tmp_path)
     rates = "grid={'train.learning_rate' = [1e-2, 1e6]}"
     first, second = ended(start(tmp_path / "run", 2, rates))
     assert (first[0], second[0]) == (1, 1)
-    assert "another process of this run broke off" in first[2] and "training diverged" in second[2]
+    assert "another process of this run broke off;" in first[2] and "training diverged" in second[2]
     metrics = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in metrics] == ["loop", "0", "0", "0"]
 

@@ -21,7 +21,7 @@ REPEATS = 2000
 COURSES_SxG = np.random.default_rng(0).normal(size=(7, 5)).cumsum(axis=1)
 
 
-@pytest.mark.parametrize("seeds", [5, 10])
+@pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize(
     "law", [stats.norm(), stats.gamma(4), stats.lognorm(0.5)], ids=["normal", "gamma", "lognormal"]
 )
@@ -29,11 +29,11 @@ def test_an_interval_covers_the_truth_as_often_as_it_says(law, seeds):
     """An interval for few seeds that is too narrow, as percentiles are (about 90%), or skewed to the wrong side."""
     # Each column a repeat: nothing passes between columns.
     values_SxR = law.rvs((seeds, REPEATS), random_state=1)
-    mean_R, low_R, high_R = bootstrap_band(values_SxR)
+    mean_R, low_R, high_R = bootstrap_band(values_SxR, resamples=1500)
     np.testing.assert_allclose(mean_R, values_SxR.mean(axis=0))
     covered = np.mean((low_R <= law.mean()) & (law.mean() <= high_R))
-    # Within 93% to 97%, but for the error of 2,000 repeats.
-    assert 0.925 < covered < 0.97
+    # The docstring tells what skewness costs; 0.5 points are the error of 2,000 repeats.
+    assert (0.93 if law.stats("s") < 0.5 else 0.915) < covered < 0.97
     # Not bought by width.
     width_R, student = high_R - low_R, stats.t.ppf(0.975, seeds - 1) / math.sqrt(seeds)
     assert np.median(width_R) < 1.3 * 2 * student * law.std()
@@ -116,10 +116,10 @@ def test_paired_difference_against_closed_forms():
 
     values_S = np.random.default_rng(7).gamma(4, size=8)
     there = paired_difference(values_S, np.zeros(8))
-    assert there[:3] == pytest.approx([limit_G[0] for limit_G in bootstrap_band(values_S[:, None])])
-    assert there.improvement == 1
+    interval = stats.ttest_1samp(values_S, 0).confidence_interval(0.95)
+    assert there == pytest.approx((values_S.mean(), *interval, 1))
     back = paired_difference(np.zeros(8), values_S)
-    assert back.mean == pytest.approx(-there.mean)
+    assert back[:3] == pytest.approx((-there.mean, -there.high, -there.low))
     assert back.improvement == 0
 
     assert np.isnan(paired_difference(np.array([1.0, np.nan]), np.zeros(2))).all()
@@ -270,11 +270,29 @@ def test_share_text():
     """A mean of two seeds given out as a result; impossible limits; a seed without a value left out in silence."""
     assert share_text(np.array([0.5, 0.6])) == "n too small: 2 seeds"
     assert share_text(np.array([0.5])) == "n too small: 1 seed"
-    assert share_text(np.array([0.5]), minimum_seeds=1) == "n too small: 1 seed"
-    assert share_text(np.array([0.5] * 4), minimum_seeds=5) == "n too small: 4 seeds"
     assert share_text(np.array([0.5, np.nan, 0.6])) == "not measured in 1 of 3 seeds"
     # 2.920 and 4.303 are Student's; the error is 0.1 / sqrt(3).
     assert share_text(np.array([0.4, 0.5, 0.6])) == "50.0% (95% interval 25.2% to 74.8%, 3 seeds)"
     assert share_text(np.array([0.0, 0.0, 0.1])) == "3.3% (95% interval 0.0% to 17.7%, 3 seeds)"
     assert share_text(np.array([1.0, 1.0, 0.9])) == "96.7% (95% interval 82.3% to 100.0%, 3 seeds)"
     assert share_text(np.array([1.0, 1.1, 0.9])) == "100.0% (95% interval 75.2% to 124.8%, 3 seeds)"
+
+
+@pytest.mark.parametrize("seeds", [5, 6, 8])
+def test_limits_of_few_seeds_are_no_matter_of_luck(seeds):
+    """A verdict that depends on the seed of the bootstrap, or on which of two cells is named first."""
+    values_SxG = np.random.default_rng(8).gamma(2, size=(seeds, 40))
+    band = bootstrap_band(values_SxG)
+    np.testing.assert_array_equal(band, bootstrap_band(values_SxG, seed=1))
+    mirrored = bootstrap_band(-values_SxG)
+    np.testing.assert_allclose([-mirrored.high_G, -mirrored.low_G], [band.low_G, band.high_G], rtol=1e-12)
+    # Against resamples that are drawn: two strata of one law would be; here by hand, many of them.
+    drawn_BxS = np.random.default_rng(9).integers(seeds, size=(100_000, seeds))
+    one_S = values_SxG[:, 0]
+    drawn = one_S[drawn_BxS]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient_B = np.nan_to_num((drawn.mean(axis=1) - one_S.mean()) / stats.sem(drawn, axis=1), nan=0)
+    widest = 2 * stats.t.ppf(0.975, seeds - 1)
+    low, high = np.quantile(quotient_B.clip(-widest, widest), [0.025, 0.975])
+    expected = one_S.mean() - np.array([high, low]) * stats.sem(one_S)
+    np.testing.assert_allclose([band.low_G[0], band.high_G[0]], expected, atol=0.06 * stats.sem(one_S))

@@ -168,9 +168,7 @@ def test_the_answer_ranks_and_says_what_is_not_told_apart():
     assert [line.split(":")[0].strip() for line in ranked] == ["fresh share 0.5", "fresh share 0", "fresh share 0.1"]
     assert "in 5 of 5 seeds" in ranked[0] and "not told apart" not in ranked[0]
     assert "in 3 of 5 seeds: not told apart" in ranked[1]
-    assert (
-        lines[0] == "kept diversity (transformer, mean of generations 7 to 8): share of the first real data's diversity"
-    )
+    assert lines[0].startswith("kept diversity (transformer, mean of generations 7 to 8): share of the first real data")
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -184,16 +182,18 @@ def test_few_seeds_have_no_percentages_and_no_claims(seeds):
 
 def test_a_planted_trend_is_found_and_none_invented():
     """Columns of the test in the order of the grid instead of the axis, one direction only, or controls among them."""
-    order = [0.5, 0.0, 1.0, 0.2]
+    order = [0.5, 0.0, 1.0]
     for direction, word in ((1, "rises"), (-1, "falls")):
         cells = [{"axes": {SHARE: share}, "kept": level(0.5 + 0.3 * direction * share)} for share in order]
-        (line,) = (line for line in answer(table(cells), [SHARE]) if "p = " in line)
-        # 5 seeds, all in perfect order: one of 4! orders for each, in either direction.
-        assert f"fresh share 0, 0.2, 0.5, 1: it {word}, p = {2 / 24**5:.2g}, 5 seeds" in line
+        (line,) = (line for line in answer(table(cells, seeds=(0, 1, 2)), [SHARE]) if "p = " in line)
+        # 3 seeds, all in perfect order: one of 3! orders for each, in either direction.
+        assert f"fresh share 0, 0.5, 1: it {word}, p = {2 / 6**3:.2g}, 3 seeds" in line
+        assert any("p < 0.001, 5 seeds" in line for line in answer(table(cells), [SHARE]))
     flat = [{"axes": {SHARE: share}, "kept": level(0.5)} for share in order]
     (line,) = (line for line in answer(table(flat), [SHARE]) if "p = " in line)
     assert "no trend shown" in line
-    assert not any("p = " in line for line in answer(table(flat, seeds=(0,)), [SHARE]))
+    for few in ((0,), (0, 1)):
+        assert not any("p = " in line for line in answer(table(flat, seeds=few), [SHARE]))
     assert not any("p = " in line for line in answer(table(flat[:2]), [SHARE]))
 
 
