@@ -94,3 +94,25 @@ def test_what_is_finished_is_kept_when_a_stop_is_asked_for():
     with pytest.raises(KeyboardInterrupt):
         run_loops(loops(config), {}, Real(), learner, probes, kept.append, watch)
     assert [(record.loop.index, record.state.generation) for record in kept] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("where", ["start", "finish"])
+def test_what_is_finished_is_kept_when_the_device_gives_up(where):
+    """A run that goes on with fewer loops at once would go on from generations that nobody has measured."""
+    config = tiny_config("cycle.generations=4", "seeds=[0,1]", "grid={}")
+    kept, states, learner = [], {}, Counting(2)
+    give, calls = getattr(learner, where), []
+
+    def give_up(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return give(*arguments)
+
+    setattr(learner, where, give_up)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_loops(loops(config), states, Real(), learner, probes, kept.append, lambda *_: None)
+    run_loops(loops(config), states, Real(), learner, probes, kept.append, lambda *_: None)
+    assert [(record.loop.index, record.state.generation) for record in kept] == [
+        (loop, generation) for generation in range(4) for loop in range(2)
+    ]

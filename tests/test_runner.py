@@ -257,6 +257,14 @@ def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
         pytest.raises(InputError, match="another jaxloop is running in it"),
     ):
         RunFolder(tmp_path / "run", config, "test")
+    # Of processes that share a run, one may outlive the first.
+    with (
+        RunFolder(tmp_path / "run", config, "test", process=1),
+        pytest.raises(InputError, match="another jaxloop is running in it"),
+    ):
+        RunFolder(tmp_path / "run", config, "test")
+    (tmp_path / "run" / "tables" / "loop_000 (copy)").mkdir(parents=True)
+    (tmp_path / "run" / "tables" / "loop_000 (copy)" / "metrics.csv").write_text("not ours")
     run_tiny(tmp_path / "run", "cycle.generations=3")
 
 
