@@ -99,11 +99,12 @@ def run(
         raise InputError("--coordinator, --processes and --process belong together, and exclude --distributed")
     if process is not None and process >= processes:
         raise InputError(f"--process {process}: the last of {processes} processes is {processes - 1}")
+    if plan:
+        context.obj.unfinished = "stopped; nothing is kept of a plan"
     config = load(source, overrides or [])
     from rich.console import Console
 
     if plan:
-        context.obj.unfinished = "stopped; nothing is kept of a plan"
         from jaxloop.plan import plan as plan_run
         from jaxloop.printing import show_plan
 

@@ -263,6 +263,8 @@ class Config(_Section):
         for axis, values in self.grid.items():
             if axis in ("seed", "seeds"):
                 raise ValueError("grid: seeds are no axis; set seeds = [...], each repeats every cell")
+            if axis == "controls":
+                raise ValueError("grid: controls is no axis; controls = true adds cells to the grid")
             if not values:
                 raise ValueError(f'grid: "{axis}" needs at least one value')
             if any(value in values[:place] for place, value in enumerate(values)):
