@@ -114,7 +114,10 @@ def undisturbed(tmp_path_factory):
     assert process.returncode == 0 and errors == ""
     lines = output.splitlines()
     assert [line.startswith("generation ") for line in lines[:49]] == [True] * 48 + [False]
-    assert lines[48].startswith("kept diversity (transformer, generation 23)") and "n too small" in lines[49]
+    assert (
+        lines[48].startswith("kept diversity (transformer, mean of generations 19 to 23)")
+        and "n too small" in lines[49]
+    )
     figures = ", ".join(
         str(folder / "figures" / f"{name}.png") for name in ("overview", "diversity", "final", "correctness")
     )

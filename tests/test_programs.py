@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import run_tiny, tiny_config
 
-from jaxloop import runner
+from jaxloop import learners
 from jaxloop.config import loops
 from jaxloop.language import language_of
 from jaxloop.programs import operations_per_position, programs, training_operations
@@ -145,12 +145,12 @@ def test_a_mixed_grid_compiles_one_training_program_per_width(tmp_path, monkeypa
     """Catches a compilation for each cell, seed or generation: hours of a large grid, and nothing else shows it."""
     learners = []
 
-    class Counted(runner.TransformerLearner):
+    class Counted(learners.TransformerLearner):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             learners.append(self)
 
-    monkeypatch.setattr(runner, "TransformerLearner", Counted)
+    monkeypatch.setattr(learners, "TransformerLearner", Counted)
     grid = "grid={'model.width' = [8, 16], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
     run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2", "train.steps=10")
     assert len(learners) == 2
