@@ -143,16 +143,16 @@ def test_training_positions_are_those_of_mean_expressions():
 
 def test_a_mixed_grid_compiles_one_training_program_per_width(tmp_path, monkeypatch):
     """Catches a compilation for each cell, seed or generation: hours of a large grid, and nothing else shows it."""
-    learners = []
+    made = []
 
     class Counted(learners.TransformerLearner):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            learners.append(self)
+            made.append(self)
 
     monkeypatch.setattr(learners, "TransformerLearner", Counted)
     grid = "grid={'model.width' = [8, 16], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
     run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2", "train.steps=10")
-    assert len(learners) == 2
-    for learner in learners:
+    assert len(made) == 2
+    for learner in made:
         assert learner.train._cache_size() == learner.sample._cache_size() == learner.begin._cache_size() == 1
