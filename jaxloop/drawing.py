@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from jaxloop.stats import bootstrap_band
+from jaxloop.stats import FEWEST_SEEDS, bootstrap_band
 from jaxloop.tables import Cell
 
 SHARES = {
@@ -29,7 +29,6 @@ STYLES = {
 }
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
-_FEWEST_SEEDS_FOR_A_BAND = 3
 
 
 def colours(varied: int, controls: int) -> list:
@@ -59,7 +58,7 @@ def draw_course(panel: Axes, course: pd.DataFrame, colour, learner: str, spread:
       spread: whether band or thin lines are drawn.
     """
     complete = course.dropna(axis="columns")
-    if spread and len(course) >= _FEWEST_SEEDS_FOR_A_BAND:
+    if spread and len(course) >= FEWEST_SEEDS:
         band = bootstrap_band(complete.to_numpy())
         panel.fill_between(complete.columns, band.low_G, band.high_G, color=colour, alpha=0.12, linewidth=0)
         for limit_G in (band.low_G, band.high_G):
@@ -85,7 +84,7 @@ def legend_handles(cells: list[Cell], cell_colours: list, learners: list[str]) -
 def spread_handles(cells: list[Cell]) -> list[Artist]:
     """What is drawn of seeds, in the words of a legend."""
     seeds = max(cell.rows["seed"].nunique() for cell in cells)
-    if seeds < _FEWEST_SEEDS_FOR_A_BAND:
+    if seeds < FEWEST_SEEDS:
         return [Line2D([], [], color="#777777", linewidth=0.8, label=f"each of {seeds} seeds")] if seeds > 1 else []
     return [Patch(color="#777777", alpha=0.3, linewidth=0, label=f"95% band of the mean, {seeds} seeds")]
 

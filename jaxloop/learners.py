@@ -10,7 +10,7 @@ from jaxloop.population import device_memory_bytes
 from jaxloop.programs import Program
 from jaxloop.references import ReferenceLearner
 from jaxloop.source import first_rows
-from jaxloop.yardsticks import Yardsticks
+from jaxloop.yardsticks import Yardsticks, probes_of
 
 # What XLA plans is not all: its allocator leaves gaps, and results of one group wait while the next one begins.
 _USABLE_SHARE = 0.8
@@ -36,7 +36,7 @@ def make_learner(program: Program, yardsticks: dict[int, Yardsticks]) -> Learner
 def needed_bytes(learner: TransformerLearner, program: Program, yardsticks: dict[int, Yardsticks]) -> int:
     """Memory that the loops of a program take on each device."""
     loop = program.loops[0]
-    asked = yardsticks[loop.index].probes(learner)(loop, 0)
+    asked = probes_of(yardsticks, learner)(loop, 0)
     return learner.device_bytes(loop, first_rows(loop.config, loop.seed), list(asked.values()))
 
 

@@ -20,7 +20,7 @@ from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs
 from jaxloop.source import first_rows
 from jaxloop.train import looks
-from jaxloop.yardsticks import Yardsticks, yardsticks_of
+from jaxloop.yardsticks import Yardsticks, probes_of, yardsticks_of
 
 _TRIAL_SECONDS = 0.5
 
@@ -74,7 +74,8 @@ def _reference_seconds(computed: list[Loop], learner: Learner, yardsticks: dict[
     """Seconds of a generation of loops whose learner takes next to nothing."""
     begun = time.perf_counter()
     rows = [first_rows(loop.config, loop.seed) for loop in computed]
-    probes = [yardsticks[loop.index].probes(learner)(loop, 0) for loop in computed]
+    asked = probes_of(yardsticks, learner)
+    probes = [asked(loop, 0) for loop in computed]
     learner.finish(learner.start(computed, [0] * len(computed), rows, probes), lambda share: None)
     return time.perf_counter() - begun
 
@@ -90,7 +91,8 @@ class _Trial:
         self._group = learner.put(
             [learner.inputs(loop, 0, of_loop) for loop, of_loop in zip(computed, rows, strict=True)]
         )
-        self._probes = [list(yardsticks[loop.index].probes(learner)(loop, 0).values()) for loop in computed]
+        probes = probes_of(yardsticks, learner)
+        self._probes = [list(probes(loop, 0).values()) for loop in computed]
         self._state = learner.begin(self._group.inputs)
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.parameters)) // learner.places
         # Validation rows grow with the training rows, on average to so many times those of generation 0.

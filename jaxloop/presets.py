@@ -152,9 +152,7 @@ def _apply(table: dict, name: str, value) -> None:
     section, _, key = name.partition(".")
     if section == "grid" and key:
         axis = key.strip('"')
-        tables = value if isinstance(value, list) else []
-        of_section = [f"{axis}.{one}" for one_table in tables if isinstance(one_table, dict) for one in one_table]
-        _drop_axes(table, {axis, *of_section})
+        _drop_axes(table, _set_by(axis, value))
         _section(table, "grid")[axis] = value
         return
     if name not in setting_names() and name != "grid":
@@ -170,6 +168,11 @@ def _drop_axes(table: dict, settings: set[str]) -> None:
     """Take the axes out of the grid that set any of these settings."""
     grid = _section(table, "grid")
     for axis, values in list(grid.items()):
-        tables = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
-        if settings & {axis, *(f"{axis}.{key}" for value in tables for key in value)}:
+        if settings & _set_by(axis, values):
             del grid[axis]
+
+
+def _set_by(axis: str, values) -> set[str]:
+    """What an axis may set, before anybody has looked whether it is right: itself, or settings of its section."""
+    tables = [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+    return {axis, *(f"{axis}.{key}" for value in tables for key in value)}

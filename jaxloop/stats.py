@@ -20,7 +20,7 @@ _SEEDS_TO_ENUMERATE = 8  # of so many there are 6,435 different resamples, and a
 _WIDEST = 2.0  # times Student's quantile
 _ROUNDING = 1e-12
 
-FEWEST_SEEDS = 3  # for a percentage
+FEWEST_SEEDS = 3  # for a percentage, and for a band that is drawn
 
 
 class Band(NamedTuple):
