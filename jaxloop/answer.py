@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxloop.stats import FEWEST_SEEDS, share_text
-from jaxloop.summary import MEANING, collapse_of, final, final_generations, last_generation, paired
+from jaxloop.summary import MEANING, MOSTLY_TRUE, collapse_of, final, final_generations, last_generation, paired
 from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
 _MOST_RANKED = 8
@@ -43,9 +43,9 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
     ]
 
 
-def _final_S(cell: Cell) -> np.ndarray:
-    """Final kept diversity of each seed of a cell."""
-    return final(courses(cell.rows, "kept_diversity"), last_generation(cell.rows)).to_numpy()
+def _final_S(cell: Cell, column: str = "kept_diversity") -> np.ndarray:
+    """Final kept diversity, or another measure, of each seed of a cell."""
+    return final(courses(cell.rows, column), last_generation(cell.rows)).to_numpy()
 
 
 def _when(last: int) -> str:
@@ -84,6 +84,9 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
         if at and place != places[at - 1] + 1:
             lines.append(f"  ... {place - places[at - 1] - 1} more cells, in summary.csv")
         text = share_text(final_S) if enough else f"{final_S.mean():.3f}"
+        true = _final_S(cell, "true_share").mean()
+        if true < MOSTLY_TRUE:
+            text += f", but only {true:.2g} of the samples true"
         if len(generations) > 1:
             text += f", {_when(last_generation(cell.rows))}"
         if place + 1 in places:

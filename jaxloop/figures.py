@@ -9,16 +9,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, learners_of, spread_handles, write_figure
 from jaxloop.report import draw_overview
 from jaxloop.store import FIGURES
-from jaxloop.summary import last_generation
+from jaxloop.summary import MOSTLY_TRUE, last_generation
 from jaxloop.tables import LEARNER, axis_name, cell_label, cells_of, courses, is_unset, value_text, with_kept_diversity
 
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
 _CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
+_HARDLY_TRUE = f"under {MOSTLY_TRUE:g} of the samples true"
 _MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
 
 
@@ -195,7 +197,10 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         panel.set_xlabel(axis_name(axis))
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     with_intervals = of_cells["kept_diversity_low"].notna().any()
-    left.set_title("last generations" + (", with 95% intervals" if with_intervals else ""), fontsize="medium")
+    left.axhline(1, color="#777777", linewidth=0.6, zorder=0)
+    title = "last generations" + (", with 95% intervals" if with_intervals else "")
+    title += f"\n(open: {_HARDLY_TRUE})" if _is_noise(of_cells).any() else ""
+    left.set_title(title, fontsize="medium")
     left.set(ylabel="diversity of the samples\nas a share of the first real data's")
     left.set_ylim(-0.03, 1.06 * np.nanmax([1.0, *of_cells["kept_diversity"], *of_cells["kept_diversity_high"]]))
     right.set_title("collapse (open, with an arrow: not reached by then)", fontsize="medium")
@@ -203,6 +208,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     criterion = of_cells["collapse_criterion"].iloc[0]
     right.set(ylabel="median generation of\n" + criterion.replace(" of the first", "\nof the first"))
     right.set_ylim(-0.03 * last, 1.15 * last)
+    right.yaxis.set_major_locator(MaxNLocator(integer=True))
     if len(handles) > 1:
         figure.legend(
             handles=handles, fontsize="small", loc="outside lower center", ncols=2 if len(handles) < 10 else 3
@@ -231,21 +237,24 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     figure, panels = _panels(titles, max(size[0], 3.0), max(size[1], 2.0), 0.4)
     most = max(1.0, float(of_cells["kept_diversity"].max()))
     for panel, learner in zip(panels, learners, strict=True):
-        values = np.full((len(rows), len(columns)), np.nan)
+        values, noise = np.full((len(rows), len(columns)), np.nan), np.zeros((len(rows), len(columns)), bool)
         # The cells after the controls, in whose place they may stand.
         of_learner = of_cells[of_cells[LEARNER] == learner].sort_values("control", ascending=False, kind="stable")
         for _, cell in of_learner.iterrows():
-            values[rows[_key(cell[down])], columns[_key(cell[across])]] = cell["kept_diversity"]
+            place = rows[_key(cell[down])], columns[_key(cell[across])]
+            values[place], noise[place] = cell["kept_diversity"], _is_noise(cell)
         image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = "black" if value > 0.5 * most else "white"
-                panel.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+                text = f"({value:.2f})" if noise[row, column] else f"{value:.2f}"
+                panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
         panel.set_xticks(range(len(columns)), across_places.labels, fontsize="small")
         panel.set_yticks(range(len(rows)), down_places.labels, fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
     bar = figure.colorbar(image, ax=list(panels))
-    bar.set_label("kept diversity, last generations", fontsize="small")
+    brackets = f"\n(in brackets: {_HARDLY_TRUE})" if _is_noise(of_cells).any() else ""
+    bar.set_label(f"kept diversity, last generations{brackets}", fontsize="small")
     return figure
 
 
@@ -323,11 +332,19 @@ def _series_label(cell: pd.Series, axes: list[str]) -> tuple[str, bool]:
     return cell_label({axis: cell[axis] for axis in axes}, control), control
 
 
+def _is_noise(of_cells: pd.DataFrame | pd.Series) -> Any:
+    """Whether the samples of each cell, or of one, are too false for their diversity to mean much."""
+    return of_cells["true_share"] < MOSTLY_TRUE
+
+
 def _draw_final_diversity(panel: Axes, rows: pd.DataFrame, style: dict) -> None:
-    """Means with their intervals where there are any."""
+    """Means with their intervals where there are any; open where the samples are hardly true."""
     means = rows["kept_diversity"]
     errors = np.stack([means - rows["kept_diversity_low"], rows["kept_diversity_high"] - means])
     panel.errorbar(rows["place"], means, np.maximum(errors, 0), capsize=3, **style)
+    noise = rows[_is_noise(rows)]
+    open_style = {**style, "linestyle": "none", "markerfacecolor": "white", "zorder": 3}
+    panel.plot(noise["place"], noise["kept_diversity"], **open_style)
 
 
 def _draw_collapse(panel: Axes, rows: pd.DataFrame, style: dict) -> None:

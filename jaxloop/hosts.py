@@ -18,7 +18,7 @@ from jaxloop.population import use_all_cores
 
 _PATIENCE_SECONDS, _CONNECT_SECONDS = 5, 300
 # Processes may finish days apart; once all are there, those that succeeded say so at once.
-_WAIT_SECONDS, _GRACE_SECONDS = 7 * 24 * 3600, 60
+_WAIT_SECONDS, _GRACE_SECONDS = 7 * 24 * 3600, 10
 
 Item = TypeVar("Item")
 

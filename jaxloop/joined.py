@@ -35,7 +35,7 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     folders counts once: the first folder's counts, and `warn` is told if another disagrees.
 
     Raises:
-      InputError: a folder is not there, is no run folder, or has no results yet.
+      InputError: a folder is not there, is no run folder, has no results yet, or its tables are damaged.
     """
     settings, metrics, provenance = [], [], []
     kept: dict[tuple, tuple[Path, pd.DataFrame]] = {}
@@ -91,7 +91,11 @@ def _read(folder: Path) -> tuple[Config, dict[int, pd.DataFrame], dict[int, pd.D
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder}: is no run folder: it has no config.toml")
     config = load(str(folder / "config.toml"))
-    metrics, provenance = (as_frame(loop_rows(folder, name), name) for name in ("metrics", "provenance"))
+    rows = {name: loop_rows(folder, name) for name in ("metrics", "provenance")}
+    try:
+        metrics, provenance = (as_frame(rows[name], name) for name in rows)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
     if metrics.empty:
         raise InputError(f"{folder}: has no results yet; they come with the first generation")
     return config, dict(list(metrics.groupby("loop"))), dict(list(provenance.groupby("loop")))

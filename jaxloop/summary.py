@@ -21,6 +21,8 @@ from jaxloop.stats import (
 )
 from jaxloop.tables import Cell, cells_of, courses, with_kept_diversity
 
+# With fewer true samples than this, diversity is mostly that of noise.
+MOSTLY_TRUE = 0.8
 MEASURES = ("kept_diversity", "true_share", "unique_share", "total_variation", "forward_kl_nats", "alive_share")
 MEANING = "vanishing variance"  # of the eight in collapse.csv
 

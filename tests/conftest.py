@@ -1,6 +1,7 @@
 """One strict session for all tests: several CPU devices, no silent promotion of ranks, and a cache of its own.
 
-What XLA compiles is kept in a temporary folder, not in the user's; processes that tests start share it.
+What XLA compiles is kept in a temporary folder, not in the user's; all workers, and the processes that tests start,
+share it.
 """
 
 import atexit
@@ -8,14 +9,14 @@ import os
 import shutil
 import tempfile
 
-_compiled = tempfile.mkdtemp(prefix="jaxloop_tests_")
-atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has its environment from the process that starts it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxloop_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
-import jax  # noqa: E402
+import jax
 
-from jaxloop.population import use_all_cores  # noqa: E402
+from jaxloop.population import use_all_cores
 
 use_all_cores()
-jax.config.update("jax_compilation_cache_dir", _compiled)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_numpy_rank_promotion", "raise")

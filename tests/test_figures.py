@@ -141,6 +141,24 @@ def test_what_has_not_collapsed_is_drawn_open_at_the_end():
     assert [text.xy for text in panel.texts] == [(0.0, 8.0), (0.5, 8.0)]
 
 
+def test_the_diversity_of_noise_is_drawn_apart():
+    """A loop that writes nothing but nonsense shown as the one that has kept most."""
+    axes = [SHARE, TEMPERATURE]
+    cells = grid({SHARE: (0.0, 0.5), TEMPERATURE: (0.5, 1.5)})
+    cells[1]["true"] = cells[3]["true"] = 0.3
+    of_cells, _ = frame_of(cells, axes)
+    panel = draw_final(of_cells, axes).axes[0]
+    opened = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    # Each temperature is a series over the fresh shares.
+    kept = of_cells.set_index(axes)["kept_diversity"]
+    assert [list(line.get_ydata()) for line in opened] == [[], [kept[0.0, 1.5], kept[0.5, 1.5]]]
+    assert "open: under 0.8 of the samples true" in panel.get_title()
+    map_panel, bar = draw_heat_map(of_cells, axes).axes
+    written = {text.get_position(): text.get_text().startswith("(") for text in map_panel.texts}
+    assert written == {(0, 0): False, (1, 0): False, (0, 1): True, (1, 1): True}
+    assert "in brackets" in bar.get_ylabel()
+
+
 @pytest.mark.parametrize(("seeds", "bands"), [((0, 1), 0), ((0, 1, 2), 1)])
 def test_bands_from_three_seeds_on(seeds, bands):
     """A band of two seeds, which says nothing, or thin lines and a band on top of each other."""

@@ -107,7 +107,11 @@ def test_what_is_no_run_is_named(tmp_path):
     """A traceback, or an empty table, where a folder was mistyped or a run has only begun."""
     begun = make_run(tmp_path / "begun", [0], [0.0])
     (begun / "tables/loop_000/metrics.csv").unlink()
+    damaged = make_run(tmp_path / "damaged", [0], [0.0])
+    table = damaged / "tables/loop_000/metrics.csv"
+    table.write_text(table.read_text().replace("0.9", "much"))
     for folder, said in [
+        (damaged, r"damaged: metrics\.csv: .*much"),
         (tmp_path / "none", "no such folder"),
         (tmp_path, "is no run folder"),
         (begun, "has no results yet"),

@@ -151,8 +151,8 @@ def test_a_mixed_grid_compiles_one_training_program_per_width(tmp_path, monkeypa
             made.append(self)
 
     monkeypatch.setattr(learners, "TransformerLearner", Counted)
-    grid = "grid={'model.width' = [8, 16], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
-    run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2", "train.steps=10")
+    grid = "grid={'model.width' = [16, 32], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
+    run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2")
     assert len(made) == 2
     for learner in made:
         assert learner.train._cache_size() == learner.sample._cache_size() == learner.begin._cache_size() == 1

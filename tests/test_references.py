@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from tiny import Silent, results, tiny_config
+from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop import source
 from jaxloop.config import loops
@@ -15,7 +15,7 @@ from jaxloop.language import Language, language_of
 from jaxloop.loop import Record, run_loops
 from jaxloop.presets import load
 from jaxloop.references import ReferenceLearner, fit
-from jaxloop.runner import run, tables_of
+from jaxloop.runner import tables_of
 from jaxloop.vocabulary import unique_rows
 from jaxloop.yardsticks import WHOLE, Yardsticks
 
@@ -250,12 +250,12 @@ def test_what_is_not_due_is_not_measured():
 def test_references_run_beside_the_transformer_and_resume(tmp_path, cycle):
     """One command, every learner and its control; an interruption may lose none of them, whichever was being run."""
     grid = 'grid={"learner.name" = ["transformer", "resample", "grammar", "ngram", "oracle"]}'
-    settings = ["controls=true", f"cycle.name={cycle}", "train.steps=10", grid]
-    run(tiny_config(*settings), tmp_path / "whole", "test", Silent())
+    settings = ["controls=true", f"cycle.name={cycle}", grid]
+    run_tiny(tmp_path / "whole", *settings)
     for stop_after in (7, 20):
         with pytest.raises(KeyboardInterrupt):
-            run(tiny_config(*settings), tmp_path / "broken", "test", Silent(stop_after))
-    run(tiny_config(*settings), tmp_path / "broken", "test", Silent())
+            run_tiny(tmp_path / "broken", *settings, display=Silent(stop_after))
+    run_tiny(tmp_path / "broken", *settings)
     assert results(tmp_path / "broken") == results(tmp_path / "whole")
     assert len({loop.config.learner.name for loop in loops(tiny_config(*settings))}) == 5
 
@@ -264,11 +264,11 @@ def test_a_language_that_cannot_be_enumerated_costs_nothing(tmp_path):
     """Hours of training must not end in the message that a measure is impossible; nor may the run that lies in the
     folder be gone after it.
     """
-    run(tiny_config("learner.name=resample"), tmp_path / "run", "test", Silent())
+    run_tiny(tmp_path / "run", "learner.name=resample")
     before = results(tmp_path / "run")
     config = load("bench", ["measure.enumerate_every_generations=1"])
     for path in (tmp_path / "run", tmp_path / "new"):
         with pytest.raises(InputError, match="at most 1,000,000 are enumerated"):
-            run(config, path, "test", Silent(), overwrite=True)
+            run_silently(config, path, overwrite=True)
     assert results(tmp_path / "run") == before
     assert not (tmp_path / "new").exists()

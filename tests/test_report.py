@@ -41,11 +41,20 @@ def tables(learners, shares, seeds, generations=3, tails=True, controls=True) ->
 AXES = ["cycle.fresh_share", "learner.name"]
 
 
-@pytest.mark.parametrize("learners", [("transformer",), ("oracle",), ("transformer", "resample", "ngram")])
+LEARNERS = [("transformer",), ("oracle",), ("transformer", "resample", "ngram")]
+CELLS = [((0.0,), (0,)), ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1)), ((0.0,), (0, 1, 2))]
+MORE = [{}, {"tails": False, "controls": False}, {"generations": 1}]
+
+
+# A Latin square: every pair of the three kinds of difference is there once.
 @pytest.mark.parametrize(
-    ("shares", "seeds"), [((0.0,), (0,)), ((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1)), ((0.0,), (0, 1, 2))]
+    ("learners", "shares", "seeds", "more"),
+    [
+        (learners, *cells, MORE[(row + column) % 3])
+        for row, learners in enumerate(LEARNERS)
+        for column, cells in enumerate(CELLS)
+    ],
 )
-@pytest.mark.parametrize("more", [{}, {"tails": False, "controls": False}, {"generations": 1}])
 def test_every_kind_of_run_has_its_figure(tmp_path, learners, shares, seeds, more):
     """One cell or many, one seed or several, references alone or beside the transformer, one generation, no tails."""
     path = tmp_path / "new" / "overview.png"

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import SETTINGS, Silent, results, run_tiny, tiny_config
+from tiny import SETTINGS, Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop.config import loops
 from jaxloop.corpus import RunModel, check_lines
@@ -26,7 +26,7 @@ from jaxloop.vocabulary import EOS, decode
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "undisturbed"
-    run_tiny(path)
+    run(tiny_config(), path, "test", Silent())
     return path
 
 
@@ -271,10 +271,10 @@ def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
 def test_a_folder_of_other_settings_is_refused_with_the_difference(undisturbed, tmp_path):
     """Mixing two configs in one folder would put rows side by side that do not belong together."""
     shutil.copytree(undisturbed, tmp_path / "copy")
-    with pytest.raises(InputError, match=r"train\.steps: 30 -> 31.*--overwrite"):
-        run_tiny(tmp_path / "copy", "train.steps=31")
+    with pytest.raises(InputError, match=r"sample\.temperature: 0\.75 -> 0\.8.*--overwrite"):
+        run_tiny(tmp_path / "copy", "sample.temperature=0.8")
     assert results(tmp_path / "copy") == results(undisturbed)
-    run_tiny(tmp_path / "copy", "train.steps=31", "cycle.generations=1", overwrite=True)
+    run_tiny(tmp_path / "copy", "sample.temperature=0.8", "cycle.generations=1", overwrite=True)
     assert len(read(tmp_path / "copy")) == 2
 
 
@@ -348,13 +348,13 @@ MIXED = (
     "grid={'cycle' = [{name = 'full_synthetic', rescue_generation = 2, rescue_fresh_share = 0.5}, "
     "{name = 'incremental', generated_share = 0.25}, {name = 'expanding'}], 'language.max_depth' = [1, 2]}"
 )
-QUICKLY = ["train.steps=10", "measure.enumerate_every_generations=2"]
+SUMMED = "measure.enumerate_every_generations=2"
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "mixed"
-    run_tiny(path, MIXED, *QUICKLY)
+    run_tiny(path, MIXED, SUMMED)
     return path
 
 
@@ -383,11 +383,11 @@ def test_a_mixed_grid_has_every_column_for_every_loop(mixed):
 
 def test_each_loop_of_a_mixed_grid_equals_that_loop_alone(mixed, tmp_path):
     """Catches loops that get the language, capacity, probes or cycle of another program of the same run."""
-    alone = {loop.index: loop for loop in loops(tiny_config(MIXED, *QUICKLY))}
+    alone = {loop.index: loop for loop in loops(tiny_config(MIXED, SUMMED))}
     rows = read(mixed)
     for index in (0, 3, 4):  # both languages, all cycles
         path = tmp_path / str(index)
-        run(alone[index].config, path, "test", Silent())
+        run_silently(alone[index].config, path)
         ours = [row for row in rows if row["loop"] == str(index)]
         for one, other in zip(read(path), ours, strict=True):
             assert other.items() >= {**one, "loop": str(index)}.items()
@@ -407,8 +407,8 @@ def test_each_loop_of_a_mixed_grid_equals_that_loop_alone(mixed, tmp_path):
 def test_an_interrupted_mixed_run_goes_on_to_the_same_bits(mixed, tmp_path, stop_after):
     """Catches a program that is left out or begun anew once the run is resumed in its middle."""
     with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "run", MIXED, *QUICKLY, display=Silent(stop_after))
+        run_tiny(tmp_path / "run", MIXED, SUMMED, display=Silent(stop_after))
     kept = len(read(tmp_path / "run"))
     assert stop_after <= kept < 18
-    assert len(run_tiny(tmp_path / "run", MIXED, *QUICKLY).kept) == 18 - kept
+    assert len(run_tiny(tmp_path / "run", MIXED, SUMMED).kept) == 18 - kept
     assert results(tmp_path / "run") == results(mixed)

@@ -233,7 +233,7 @@ def test_rows_do_not_depend_on_how_they_are_written(remembered, monkeypatch, bat
     np.testing.assert_array_equal(rows_NxT, remembered)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1, 50), (31, 50), (65, 33), (40, 20), (65, 2)])
+@pytest.mark.parametrize(("rows", "width"), [(31, 50), (65, 33), (1, 20), (65, 2)])
 def test_any_number_of_rows_of_any_width(remembered, rows, width):
     """Rows that are left over from whole chunks and batches, and contexts that are no power of two, are where a row
     is lost, written twice or cut.
@@ -274,8 +274,10 @@ def test_a_mapped_axis_changes_no_row(monkeypatch):
 # How much is computed.
 
 
-@pytest.mark.parametrize(("rows", "width", "batch_rows"), [(256, 64, 64), (300, 30, 100), (90, 9, 45), (50, 2, 50)])
-@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "width", "batch_rows", "echo"),
+    [(256, 64, 64, True), (300, 30, 100, False), (90, 9, 45, False), (50, 2, 50, True)],
+)
 def test_each_prefix_is_read_once(monkeypatch, rows, width, batch_rows, echo):
     """Sequences that do not share their beginnings, or are read on when nobody goes on from them, cost what a full
     context costs; prefixes that are shared or given up too early end in a row that does not fit its model.

@@ -20,14 +20,15 @@ NO_TAILS = as_frame([], "tails")
 def table(cells: list[dict], seeds=(0, 1, 2, 3, 4), generations=9) -> pd.DataFrame:
     """Metrics as they are read from disk: each cell has its axes and `kept`, a function of seed and generation.
 
-    A cell may have a `control`, `seeds`, and `length`, a function of the seed: how many generations its loop made.
+    A cell may have a `control`, `seeds`, a `true` share, and `length`, a function of the seed: how many generations its
+    loop made.
     """
     rows, loop = [], 0
     for cell in cells:
         for seed in cell.get("seeds", seeds):
             for generation in range(cell.get("length", lambda seed: generations)(seed)):
                 kept = cell["kept"](seed, generation)
-                known = {"true_share": 0.9, "false_share": 0.1, "invalid_share": 0.0, "unique_share": 0.5}
+                known = {"true_share": cell.get("true", 0.9), "false_share": 0.1, "invalid_share": 0.0}
                 distances = {"total_variation": 1 - min(kept, 1), "forward_kl_nats": cell.get("forward", 0.5)}
                 losses = dict.fromkeys(
                     ("untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats"), math.inf
@@ -37,6 +38,7 @@ def table(cells: list[dict], seeds=(0, 1, 2, 3, 4), generations=9) -> pd.DataFra
                     | cell["axes"]
                     | {"control": cell.get("control", 0), "diversity": kept * REAL, "training_diversity": REAL}
                     | {"outside_share": 0.1, "held_out_nats": 4.0, "source_entropy_nats": 4.0, "alive_share": ""}
+                    | {"unique_share": 0.5}
                     | known
                     | distances
                     | losses
@@ -169,6 +171,19 @@ def test_the_answer_ranks_and_says_what_is_not_told_apart():
     assert "in 5 of 5 seeds" in ranked[0] and "not told apart" not in ranked[0]
     assert "in 3 of 5 seeds: not told apart" in ranked[1]
     assert lines[0].startswith("kept diversity (transformer, mean of generations 7 to 8): share of the first real data")
+
+
+def test_the_diversity_of_noise_is_called_that():
+    """A loop that writes nothing but nonsense ranked first, as the one that has kept most."""
+    metrics = table(
+        [
+            {"axes": {SHARE: 0.0}, "kept": level(1.6), "true": 0.0123},
+            {"axes": {SHARE: 0.5}, "kept": level(0.9), "true": 0.81},
+        ]
+    )
+    _, noise, alive, *_ = answer(metrics, [SHARE])
+    assert "fresh share 0: 156.3%" in noise and ", but only 0.012 of the samples true; above" in noise
+    assert "fresh share 0.5" in alive and "true" not in alive
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

@@ -1,6 +1,7 @@
 """A run of seconds: a small language, a small model, few steps."""
 
 from pathlib import Path
+from unittest import mock
 
 from jaxloop.config import Config
 from jaxloop.presets import load
@@ -53,10 +54,16 @@ def tiny_config(*overrides: str) -> Config:
     return load("quick", [*SETTINGS, *overrides])
 
 
-def run_tiny(path: Path, *overrides: str, display: Silent | None = None, overwrite: bool = False) -> Silent:
+def run_silently(config: Config, path: Path, display: Silent | None = None, overwrite: bool = False) -> Silent:
+    """A run without figures, which are most of the time of a run as short as these."""
     display = display or Silent()
-    run(tiny_config(*overrides), path, "test", display, overwrite)
+    with mock.patch("jaxloop.runner.draw_all", return_value=[]):
+        run(config, path, "test", display, overwrite)
     return display
+
+
+def run_tiny(path: Path, *overrides: str, display: Silent | None = None, overwrite: bool = False) -> Silent:
+    return run_silently(tiny_config(*overrides), path, display, overwrite)
 
 
 def results(path: Path) -> dict[str, bytes]:
