@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import jax
 
-from jaxloop.errors import InputError
+from jaxloop.errors import InputError, RunError
 from jaxloop.population import use_all_cores
 
 _PATIENCE_SECONDS, _CONNECT_SECONDS = 5, 300
@@ -64,7 +64,13 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
     finally:
         for timer in timers:
             timer.cancel()
-    yield
+    try:
+        yield
+    except (InputError, RunError):
+        # All end for this: where they meet is in the first process, which must not be gone before the others know.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.distributed.shutdown()
+        raise
     jax.distributed.shutdown()
 
 

@@ -20,12 +20,31 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(folder: Path, processes: int, *overrides: str) -> list[subprocess.Popen]:
+# As `python -m jaxloop`, but slow to go on from where processes agree.
+SLOW = """
+import time
+from jaxloop import cli, hosts
+agree = hosts.all_agree
+hosts.all_agree = lambda *arguments: (agree(*arguments), time.sleep(3))[0]
+cli.main()
+"""
+
+
+def start(folder: Path, processes: int, *overrides: str, slow: int | None = None) -> list[subprocess.Popen]:
     meeting = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
-    command = [sys.executable, "-m", "jaxloop", "run", "quick", *SETTINGS, *overrides, "--out", str(folder), *meeting]
+    command = ["run", "quick", *SETTINGS, *overrides, "--out", str(folder), *meeting]
     return [
         subprocess.Popen(
-            [*command, "--process", str(process)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [
+                sys.executable,
+                *(["-c", SLOW] if process == slow else ["-m", "jaxloop"]),
+                *command,
+                "--process",
+                str(process),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for process in range(processes)
     ]
@@ -64,11 +83,13 @@ def test_two_processes_give_the_bits_of_one(alone, tmp_path):
 
 
 def test_where_one_process_cannot_begin_none_does_and_each_says_why(tmp_path):
-    """A process that waits for ever for one that has gone, or that goes on without it."""
+    """A process that waits for ever for one that has gone, or goes on without it; a first process that is gone before
+    the others know, so that JAX ends them with words of its own.
+    """
     from tiny import tiny_config
 
     with RunFolder(tmp_path / "run", tiny_config(*WIDTHS), "test"):
-        first, second = ended(start(tmp_path / "run", 2, *WIDTHS))
+        first, second = ended(start(tmp_path / "run", 2, *WIDTHS, slow=1))
     assert (first[0], second[0]) == (2, 2)
     assert "another jaxloop is running in it" in without_waiting(first[2]) and first[2].count("Traceback") == 0
     assert without_waiting(second[2]) == "jaxloop: another process of this run cannot begin and says why\n"
