@@ -106,7 +106,7 @@ def _at_scale(table: dict, chosen, source: str) -> tuple[dict, list[str]]:
     if isinstance(table.get("grid"), dict):
         # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
         table["grid"] = flat(table["grid"])
-    return table, sorted(name for name, of_scale in scales.items() if "grid" in _section(scales, name))
+    return table, sorted(name for name in scales if "grid" in _section(scales, name))
 
 
 def _merged(below: dict, above: dict) -> dict:
