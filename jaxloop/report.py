@@ -64,7 +64,8 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     panel.axhline(real, color="black", linewidth=0.8, alpha=0.6)
     panel.annotate("real data", (0, real), xytext=(3, 2), textcoords="offset points", fontsize="small")
     _draw_lines(panel, cells, colours, lambda rows: rows.assign(value=rows["diversity"]), shown)
-    panel.set(ylabel="diversity of samples\n(mean normalised Levenshtein distance)", ylim=(0, None))
+    room_for_the_words = max(panel.get_ylim()[1], 1.12 * real)
+    panel.set(ylabel="diversity of samples\n(mean normalised Levenshtein distance)", ylim=(0, room_for_the_words))
     handles = legend_handles(cells, colours, learners)
     if len(handles) <= 4:
         panel.legend(handles=handles, fontsize="small", loc="lower left")
