@@ -96,15 +96,23 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
 
 
 def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
-    """A cell against its neighbour in the ranking."""
+    """A cell against its neighbour in the ranking, which is by all that each has; the two by what both have."""
     pair = paired(cell, below)
     if pair is None:
         return "shares no seed with the next"
     mean, low, high, _ = pair.difference
-    interval = f" ({low:.3f} to {high:.3f})" if enough and len(pair.difference_S) >= FEWEST_SEEDS else ""
-    of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(mean)))
+    seeds = len(pair.difference_S)
+    own = {last_generation(cell.rows), last_generation(below.rows)} == {pair.generation}
+    at = "" if own else f" ({_when(pair.generation)})"
+    if not pair.difference_S.any():
+        return f"the same as the next in {seeds} of {seeds} seeds{at}"
+    if mean < 0:
+        mean, low, high = -mean, -high, -low
+    interval = f" ({low:.3f} to {high:.3f})" if enough and seeds >= FEWEST_SEEDS else ""
+    of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(pair.difference.mean)))
+    direction = "below" if pair.difference.mean < 0 else "above"
     apart = ": not told apart" if interval and low <= 0 <= high else ""
-    return f"above the next by {mean:.3f}{interval}, in {of_this_sign} of {len(pair.difference_S)} seeds{apart}"
+    return f"{direction} the next by {mean:.3f}{interval}, in {of_this_sign} of {seeds} seeds{at}{apart}"
 
 
 def _extremes(learner: str, cells: list[Cell]) -> str:

@@ -173,6 +173,23 @@ def test_the_answer_ranks_and_says_what_is_not_told_apart():
     assert lines[0].startswith("kept diversity (transformer, mean of generations 7 to 8): share of the first real data")
 
 
+def test_cells_of_different_length_are_compared_where_both_are():
+    """A cell "above the next by -0.35", or by 0.000 where two are one course, and not a word of which generation."""
+    falling = lambda seed, generation: 0.9 - 0.1 * generation + 0.01 * seed  # noqa: E731
+    short, long = (lambda seed: 2), (lambda seed: 9)
+    cells = [
+        {"axes": {"cycle.generations": 2, SHARE: 0.0}, "kept": falling, "length": short},
+        {"axes": {"cycle.generations": 9, SHARE: 0.0}, "kept": falling, "length": long},
+        {"axes": {"cycle.generations": 9, SHARE: 0.5}, "kept": lambda seed, generation: 0.95 - 0.09 * generation},
+    ]
+    _, first, second, *_ = answer(table(cells), ["cycle.generations", SHARE])
+    assert "generations 2, fresh share 0" in first and "below the next by 0.0" in first
+    assert "in 5 of 5 seeds (generation 1)" in first and "-" not in first.split("next by")[1]
+    assert "generations 9, fresh share 0.5" in second and "(generation" not in second.split("above the next")[1]
+    (same,) = (line for line in answer(table(cells[:2]), ["cycle.generations"]) if "the next" in line)
+    assert "the same as the next in 5 of 5 seeds (generation 1)" in same
+
+
 def test_the_diversity_of_noise_is_called_that():
     """A loop that writes nothing but nonsense ranked first, as the one that has kept most."""
     metrics = table(
