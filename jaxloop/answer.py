@@ -96,21 +96,21 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
 
 
 def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
-    """A cell against its neighbour in the ranking, which is by all that each has; the two by what both have."""
+    """A cell against its neighbour, by the generations that both have; the ranking is by all that each has."""
     pair = paired(cell, below)
     if pair is None:
         return "shares no seed with the next"
-    mean, low, high, _ = pair.difference
     seeds = len(pair.difference_S)
     own = {last_generation(cell.rows), last_generation(below.rows)} == {pair.generation}
     at = "" if own else f" ({_when(pair.generation)})"
     if not pair.difference_S.any():
         return f"the same as the next in {seeds} of {seeds} seeds{at}"
+    mean, low, high, _ = pair.difference
+    of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(mean)))
+    direction = "above"
     if mean < 0:
-        mean, low, high = -mean, -high, -low
+        direction, mean, low, high = "below", -mean, -high, -low
     interval = f" ({low:.3f} to {high:.3f})" if enough and seeds >= FEWEST_SEEDS else ""
-    of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(pair.difference.mean)))
-    direction = "below" if pair.difference.mean < 0 else "above"
     apart = ": not told apart" if interval and low <= 0 <= high else ""
     return f"{direction} the next by {mean:.3f}{interval}, in {of_this_sign} of {seeds} seeds{at}{apart}"
 
