@@ -20,7 +20,7 @@ from jaxloop.population import (
     core_count,
     keep_compiled_programs,
     peak_memory_bytes,
-    processor_lines,
+    processor_name,
     use_all_cores,
 )
 from jaxloop.programs import operations_per_position
@@ -244,9 +244,7 @@ def steps_of_a_round(config: Config, flops_per_second: float) -> int:
 def describe_machine() -> dict:
     """What the numbers were measured on."""
     return {
-        "processor": next(
-            (line.split(":")[1].strip() for line in processor_lines() if "model name" in line), platform.machine()
-        ),
+        "processor": processor_name(),
         "cores": core_count(),
         "devices": [device.device_kind for device in jax.local_devices()],
         "jax": jax.__version__,

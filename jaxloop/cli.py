@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jaxloop.errors import InputError, RunError
+from jaxloop.errors import InputError, RunError, printable
 
 app = typer.Typer(
     name="jaxloop",
@@ -164,6 +164,27 @@ def summary(
     show_summary(joined.rows, joined.axes, Console())
     if output is not None:
         write_csv(joined, output)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, finished or not.")],
+    debug: Debug = False,
+) -> None:
+    """Check that a run folder is what the run wrote: settings, tables, samples, checkpoints, figures.
+
+    Writes a line for each file that is missing or damaged, and ends with exit code 1 if there is one. Only reads; a run
+    may be under way.
+    """
+    from jaxloop.integrity import verify_run
+
+    found = verify_run(folder)
+    for line in [*map(str, found.damages), *(f"note: {note}" for note in found.notes)]:
+        print(printable(line))
+    if found.damages:
+        files = f"{len(found.damages)} file{'' if len(found.damages) == 1 else 's'}"
+        _leave(f"{folder}: {files} damaged; copies of them can be put back, else start anew with --overwrite", 1)
+    print(f"{folder}: whole; {found.generations} finished generations of {found.loops} loops")
 
 
 @app.command()

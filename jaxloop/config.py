@@ -29,6 +29,9 @@ _TOP_LEVEL = ("seeds", "controls")
 _NO_AXES = ("population",)
 # Far more than anybody would wait for.
 _MOST_CELLS = 10_000
+_MOST_FAULTS = 5  # that are told of one config
+_MOST_NESTED = 8
+_MOST_CHARACTERS = 60  # of a value that is quoted
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -254,7 +257,7 @@ class Config(_Section):
                 f"train.row_tokens ({self.train.row_tokens}) must be at least model.context_tokens ({context}), or 0"
             )
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: each seed once, not {self.seeds}")
+            raise ValueError(f"seeds: each seed once, not {shortened(self.seeds)}")
         return self
 
     @model_validator(mode="after")
@@ -268,7 +271,7 @@ class Config(_Section):
             if not values:
                 raise ValueError(f'grid: "{axis}" needs at least one value')
             if any(value in values[:place] for place, value in enumerate(values)):
-                raise ValueError(f'grid: "{axis}" has a value twice: {values}')
+                raise ValueError(f'grid: "{axis}" has a value twice: {shortened(values)}')
             for setting in _settings_of_axis(axis, values):
                 if setting not in _axis_names():
                     if setting.partition(".")[0] in _NO_AXES:
@@ -290,7 +293,9 @@ def _settings_of_axis(axis: str, values: list) -> list[str]:
     if axis not in section_names():
         return [axis]
     if not all(isinstance(value, dict) and value for value in values):
-        raise ValueError(f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {values!r}')
+        raise ValueError(
+            f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {shortened(values)}'
+        )
     return [f"{axis}.{key}" for key in dict.fromkeys(key for value in values for key in value)]
 
 
@@ -429,16 +434,28 @@ def setting_names() -> list[str]:
 
 def nearest(word: str, known) -> str:
     """What somebody may have meant, as the end of a sentence."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word[:_MOST_CHARACTERS], list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def flat(table: dict, prefix: str = "") -> dict:
-    """Tables in tables as one table of `section.key`."""
+    """Tables in tables as one table of `section.key`.
+
+    Raises:
+      InputError: they are nested as no settings are.
+    """
+    if prefix.count(".") > _MOST_NESTED:
+        raise InputError(f"{shortened(prefix)}: nested too deeply; settings are section.key")
     found = {}
     for key, value in table.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
+
+
+def shortened(value: Any) -> str:
+    """A value as it is quoted in a message."""
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def validated(table: dict, where: str) -> Config:
@@ -449,14 +466,18 @@ def validated(table: dict, where: str) -> Config:
     """
     try:
         return Config.model_validate(table)
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply") from None
     except ValidationError as error:
-        lines = []
-        for fault in error.errors():
+        faults, lines = error.errors(include_url=False), []
+        for fault in faults[:_MOST_FAULTS]:
             name = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
-                lines.append(f"unknown setting {name!r}{nearest(name, setting_names())}")
+                lines.append(f"unknown setting {shortened(name)}{nearest(name, setting_names())}")
             else:
                 message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
-                given = f" (got {fault['input']!r})" if name and not isinstance(fault["input"], dict) else ""
+                given = f" (got {shortened(fault['input'])})" if name and not isinstance(fault["input"], dict) else ""
                 lines.append(f"{name}: {message}{given}" if name else message)
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"and {len(faults) - _MOST_FAULTS:,} more faults")
         raise InputError(f"{where}: {'; '.join(lines)}") from None

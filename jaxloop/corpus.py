@@ -11,14 +11,13 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
-from jaxloop.config import Config, loops
+from jaxloop.config import Config
 from jaxloop.errors import InputError
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.metrics import corpus_diversity, verdicts
-from jaxloop.presets import load
 from jaxloop.score import log_prob
-from jaxloop.store import load_parameters
+from jaxloop.stored import StoredRun
 from jaxloop.verify import FAULTS, INVALID, VERDICTS
 from jaxloop.vocabulary import decode, encode, lengths, rows_from_ids, split_words
 
@@ -60,13 +59,9 @@ class RunModel:
         Raises:
           InputError: there is no such run, loop or model.
         """
-        if not (run / "config.toml").is_file():
-            raise InputError(f"{run}: is no run folder; name one that jaxloop run has made")
-        of_run = loops(load(str(run / "config.toml")))
-        if loop >= len(of_run):
-            raise InputError(f"{run}: has loops 0 to {len(of_run) - 1}, and no loop {loop}")
-        self.config = of_run[loop].config
-        self._parameters = load_parameters(run, loop)
+        stored = StoredRun(run)
+        self.config = stored.loop(loop).config
+        self._parameters = stored.parameters(loop)
 
     def describe(self, texts: list[str]) -> list[dict]:
         """What is added to the findings of each text; null where the model cannot have written it."""

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, learners_of, spread_handles, write_figure
+from jaxloop.layout import FIGURES
 from jaxloop.report import draw_overview
-from jaxloop.store import FIGURES
 from jaxloop.summary import MOSTLY_TRUE, last_generation
 from jaxloop.tables import LEARNER, axis_name, cell_label, cells_of, courses, is_unset, value_text, with_kept_diversity
 

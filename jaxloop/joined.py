@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from jaxloop.collapse import collapse_rows
-from jaxloop.config import Config, Loop, loops
+from jaxloop.config import Loop
 from jaxloop.errors import InputError
-from jaxloop.presets import load
-from jaxloop.store import loop_rows, write_whole
+from jaxloop.files import write_whole
+from jaxloop.stored import StoredRun
 from jaxloop.summary import summary_rows
 from jaxloop.tables import as_frame
 
@@ -40,8 +40,8 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     settings, metrics, provenance = [], [], []
     kept: dict[tuple, tuple[Path, pd.DataFrame]] = {}
     for folder in dict.fromkeys(folders):
-        config, of_loop, rows_of_loop = _read(folder)
-        for loop in loops(config):
+        of_run, of_loop, rows_of_loop = _read(folder, warn)
+        for loop in of_run:
             if loop.index not in of_loop:
                 continue
             flat = _flat_settings(loop)
@@ -84,21 +84,21 @@ def write_csv(joined: Joined, path: Path) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _read(folder: Path) -> tuple[Config, dict[int, pd.DataFrame], dict[int, pd.DataFrame]]:
-    """A run's config, and rows of metrics.csv and provenance.csv by loop."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    if not (folder / "config.toml").exists():
-        raise InputError(f"{folder}: is no run folder: it has no config.toml")
-    config = load(str(folder / "config.toml"))
-    rows = {name: loop_rows(folder, name) for name in ("metrics", "provenance")}
+def _read(
+    folder: Path, warn: Callable[[str], None]
+) -> tuple[list[Loop], dict[int, pd.DataFrame], dict[int, pd.DataFrame]]:
+    """A run's loops, and rows of metrics.csv and provenance.csv by loop."""
+    stored = StoredRun(folder)
+    rows = stored.rows("metrics", "provenance")
+    for line in stored.unsealed():
+        warn(line)
     try:
-        metrics, provenance = (as_frame(rows[name], name) for name in rows)
+        metrics, provenance = map(as_frame, rows, ("metrics", "provenance"))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     if metrics.empty:
         raise InputError(f"{folder}: has no results yet; they come with the first generation")
-    return config, dict(list(metrics.groupby("loop"))), dict(list(provenance.groupby("loop")))
+    return stored.loops, dict(list(metrics.groupby("loop"))), dict(list(provenance.groupby("loop")))
 
 
 def _flat_settings(loop: Loop) -> dict[str, Any]:

@@ -88,6 +88,12 @@ def processor_lines() -> list[str]:
     return [line for line in lines if line.startswith(("model name", "flags", "Features"))]
 
 
+def processor_name() -> str:
+    """The processor's model."""
+    names = (line.split(":", 1)[1].strip() for line in processor_lines() if "model name" in line)
+    return next(names, platform.machine())
+
+
 def measuring_device() -> jax.Device:
     """The device of what the host measures: the CPU device that is the last to be given a loop."""
     try:

@@ -44,6 +44,23 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     return config
 
 
+def parse(text: str, source: str) -> Config:
+    """The config of a TOML text that has every setting in it, as a run writes it.
+
+    Args:
+      text: the TOML.
+      source: what is named in an error.
+
+    Raises:
+      InputError: not TOML, unknown setting, value out of range.
+    """
+    try:
+        table = _parse_toml(text)
+    except ValueError as error:
+        raise InputError(f"{source}: not valid TOML: {error}") from None
+    return validated(table, source)
+
+
 def _parse_toml(text: str) -> dict:
     """The tables of a TOML text; everything that tomllib may stumble over is a ValueError."""
     try:

@@ -11,18 +11,16 @@ import pandas as pd
 
 from jaxloop import hosts, metrics, source
 from jaxloop.answer import answer_lines
-from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
+from jaxloop.derived import analyse
 from jaxloop.errors import InputError, RunError
 from jaxloop.figures import draw_all
 from jaxloop.learners import half_as_many, make_learner
 from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs
-from jaxloop.split import split_rows
-from jaxloop.store import RunFolder, loop_rows
-from jaxloop.summary import summary_rows
+from jaxloop.store import RunFolder, top_rows
 from jaxloop.tables import as_frame
 from jaxloop.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
 
@@ -69,7 +67,6 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
         **distances,
         **outcome.columns,
     }
-    top = metrics.top_samples(state.sampled_NxT, judgement)
     seconds = {
         "train_seconds": spent.train,
         "sample_seconds": spent.sample,
@@ -85,10 +82,7 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
             {**place, "kind": kind, "from_generation": origin, "rows": count}
             for kind, origin, count in provenance_counts(state.carry.training)
         ],
-        "top_samples": [
-            {**place, "rank": rank, "count": count, "verdict": verdict, "text": text}
-            for rank, (text, count, verdict) in enumerate(top, start=1)
-        ],
+        "top_samples": top_rows(loop, state.generation, state.sampled_NxT, judgement),
     }
 
 
@@ -141,6 +135,8 @@ def run(
 
         failure = None
         try:
+            for line in folder.warnings:
+                display.warn(line)
             states = {}
             for loop in own_loops:
                 state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
@@ -226,16 +222,11 @@ def close(folder: RunFolder, config: Config) -> Answer:
         return Answer([], [])
     folder.write_manifest()
     folder.join()
-    rows = loop_rows(folder.path, "metrics")
-    if not rows:
+    analysis = analyse(folder.stored())
+    if not analysis:
         return Answer([], [])
-    frame, axes, learner = as_frame(rows, "metrics"), config.axes, config.learner.name
-    tails = as_frame(loop_rows(folder.path, "tails"), "tails")
-    collapse = collapse_rows(frame, tails, axes)
-    summary = summary_rows(frame, collapse, as_frame(loop_rows(folder.path, "provenance"), "provenance"), axes)
-    folder.write_derived("collapse", collapse)
-    folder.write_derived("half_lives", half_life_rows(frame, tails, axes))
-    folder.write_derived("split", split_rows(frame, axes))
-    folder.write_derived("summary", summary)
-    figures = draw_all(frame, tails, summary, axes, learner, folder.path / "figures")
-    return Answer(answer_lines(frame, collapse, axes, learner), figures)
+    for name, rows in analysis.derived.items():
+        folder.write_derived(name, rows)
+    metrics, tails, axes, learner = analysis.metrics, analysis.tails, config.axes, config.learner.name
+    figures = draw_all(metrics, tails, analysis.derived["summary"], axes, learner, folder.path / "figures")
+    return Answer(answer_lines(metrics, analysis.derived["collapse"], axes, learner), figures)

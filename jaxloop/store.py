@@ -1,29 +1,9 @@
-"""The run folder: what is in it, and how a run is resumed from it.
+"""The run folder as a run writes it, and how a run is resumed from it; `layout` says what lies where."""
 
-    config.toml            the resolved settings
-    metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
-    tails.csv              survival of the source's tails: a row per class of expressions
-    summary.csv            what each cell came to, with its uncertainty over seeds
-    collapse.csv, half_lives.csv, split.csv     what collapsed, in which meaning of the word, when, and why
-    timings.csv            seconds of the same rows
-    provenance.csv         rows of each training set by where they came from
-    top_samples.csv        the most frequent samples
-    tables/loop_000/       the part of those tables that is one loop's
-    samples/loop_000/generation_000.npz     every sample, and what the judge said of it
-    checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
-    checkpoints/loop_000/0/parameters.msgpack   its model's parameters, where it has any, as Flax writes them
-    figures/
-    manifest.json          versions, device, cores, commands and their seconds
-
-Every file appears whole or not at all. A generation counts as finished when its checkpoint's digest is there, and that
-is written last. What is of one loop is written by the process that computes it; the tables at the top are joined from
-the loops' own, so that they may be stale while a run goes on, or after it was killed.
-"""
-
+import contextlib
 import csv
-import hashlib
+import errno
 import io
-import json
 import os
 import platform
 import shutil
@@ -35,58 +15,60 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax.serialization import msgpack_restore, msgpack_serialize
+from flax.serialization import msgpack_serialize
 
-from jaxloop import __version__
+from jaxloop import __version__, layout
 from jaxloop.config import Config, Loop, differences, dump, loops
-from jaxloop.cycles import Carry, Rows
-from jaxloop.errors import InputError, RunError
+from jaxloop.errors import DamageError, InputError, RunError
+from jaxloop.files import (
+    digest,
+    open_without_following,
+    read_file,
+    require_plain_tree,
+    seal_json,
+    seal_text,
+    unseal_json,
+    write_whole,
+)
 from jaxloop.loop import Record, State
-from jaxloop.model import make_model
-from jaxloop.presets import load
+from jaxloop.metrics import top_samples
+from jaxloop.model import activation_dtype
+from jaxloop.population import processor_name
+from jaxloop.presets import parse
+from jaxloop.stored import (
+    MOST_CONFIG_BYTES,
+    Seal,
+    StoredRun,
+    most_parameters_bytes,
+    most_samples_bytes,
+    most_table_bytes,
+    parse_table,
+    read_config,
+    read_samples,
+    read_seal,
+    read_state,
+    require_digest,
+    sealed_table,
+    settings_digest,
+)
 from jaxloop.verify import Judgement
 
 CHECKPOINTS_KEPT = 2
-_PARAMETERS = "parameters.msgpack"
 
-# How old the tables at the top may get while loops finish generations.
-_JOIN_SECONDS = 20
+# How old the tables at the top may get while loops finish generations, and how much of the time joining them may take.
+_JOIN_SECONDS, _JOIN_SHARE = 20, 0.05
 
 _SECTIONS = {"language", "cycle", "learner", "model", "train", "sample", "measure"}
-_TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
-_DERIVED = ("summary", "collapse", "half_lives", "split")
-FIGURES = ("overview", "diversity", "final", "correctness", "heat_map")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+_MOST_MANIFEST_BYTES = 2**26
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 class RunFolder:
     """One run on disk."""
 
     def __init__(self, path: Path, config: Config, command: str, overwrite: bool = False, process: int = 0):
-        """Open a new folder, or one that was made with the same config.
+        """Open a new folder, or one that was made with the same config, or one of fewer generations.
 
         Args:
           path: the folder.
@@ -98,19 +80,21 @@ class RunFolder:
         Raises:
           InputError: the folder cannot be written, belongs to another config, or is not a run folder.
         """
-        self.path = path
+        self.path, self._config = path, config
+        self.warnings: list[str] = []  # of what is not as it should be, and yet the run goes on
         self._command, self._began = command, time.perf_counter()
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
-        # Of each loop that has been restored the rows of each table, by generation, as they stand in its file.
-        self._tables: dict[int, dict[str, dict[int, list[dict]]]] = {}
-        self._joined_at = time.monotonic()
+        self._seals: dict[int, Seal] = {}  # of each loop that has finished a generation, the newest
+        self._restored: list[dict] = []
+        self._joined_at, self._join_pause = time.monotonic(), _JOIN_SECONDS
         self._lock_file, self._process = None, process
         try:
             if process == 0:
-                self._begin(dump(config), overwrite)
+                self._begin(overwrite)
             else:
                 self._lock()
-            self._require_same(dump(config))
+            self._place = _identity(path)
+            self._require_same()
         except OSError as error:
             self.__exit__()
             raise InputError(f"{path}: cannot be used as a run folder: {error.strerror or error}") from None
@@ -125,36 +109,54 @@ class RunFolder:
         if self._lock_file:
             self._lock_file.close()
 
-    def _begin(self, config_text: str, overwrite: bool) -> None:
+    def _begin(self, overwrite: bool) -> None:
         """Make the folder, or make sure that it is a run's, and empty it where it is to be overwritten."""
-        config_path = self.path / "config.toml"
+        config_path = self.path / layout.CONFIG
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; name a folder with --out")
         strangers = self.path.exists() and any(not path.name.startswith(".") for path in self.path.iterdir())
         # A run's config.toml has every section written out; any other file of that name is somebody else's.
-        if strangers and not (config_path.exists() and load(str(config_path)).model_fields_set >= _SECTIONS):
+        if strangers and not _is_of_a_run(config_path):
             raise InputError(f"{self.path}: is no run folder and not empty; name another with --out")
         self.path.mkdir(parents=True, exist_ok=True)
+        require_plain_tree(self.path)
         self._lock()
         if overwrite and strangers:
             # config.toml goes last, so that a folder half deleted is still known as a run folder.
-            for kind in ("checkpoints", "samples", "tables"):
+            for kind in layout.KINDS:
                 for folder in self.path.glob(f"{kind}/loop_*"):
                     shutil.rmtree(folder)
-            files = [self.path / f"{name}.csv" for name in (*_TABLES, *_DERIVED)]
-            files += [self.path / "figures" / f"{name}.png" for name in FIGURES]
-            for path in (*files, self.path / "manifest.json", config_path):
+            files = [self.path / f"{name}.csv" for name in (*layout.TABLES, *layout.DERIVED)]
+            files += [self.path / "figures" / f"{name}.png" for name in layout.FIGURES]
+            for path in (*files, self.path / layout.MANIFEST, config_path):
                 path.unlink(missing_ok=True)
         if not config_path.exists():
-            write_whole(config_path, config_text.encode())
+            write_whole(config_path, seal_text(dump(self._config)))
 
-    def _require_same(self, config_text: str) -> None:
-        changed = differences((self.path / "config.toml").read_text(encoding="utf-8-sig"), config_text)
+    def _require_same(self) -> None:
+        """Refuse a folder of other settings; one of fewer generations is made one of as many as are asked for."""
+        try:
+            stored = read_config(self.path)
+        except DamageError as error:
+            raise InputError(f"{error}; name another folder with --out, or start anew with --overwrite") from None
+        changed = differences(dump(stored), dump(self._config))
+        generations = [config.cycle.generations for config in (stored, self._config)]
+        if len(changed) == 1 and changed[0].startswith("cycle.generations: "):
+            if generations[0] > generations[1]:
+                raise InputError(
+                    f"{self.path}: was made with {generations[0]} generations, and a run can only be made longer; "
+                    "name another folder with --out, or start anew with --overwrite"
+                )
+            if _all_but_generations(stored) == _all_but_generations(self._config):
+                changed = []
+                if not self._process:
+                    write_whole(self.path / layout.CONFIG, seal_text(dump(self._config)))
         if changed:
             raise InputError(
                 f"{self.path}: was made with other settings ({'; '.join(changed)}); "
                 "name another folder with --out, or start anew with --overwrite"
             )
+        self._sessions = self._read_sessions()
         self.write_manifest()
 
     def _lock(self) -> None:
@@ -164,108 +166,144 @@ class RunFolder:
         except ImportError:  # Windows has no such lock.
             return
         own = self.path / f".lock_{self._process}"
-        self._lock_file = own.open("w")
+        self._lock_file = open_without_following(own)
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Of the processes that shared an earlier run, one may have outlived the first.
             for other in self.path.glob(".lock_*") if self._process == 0 else ():
                 if other != own:
-                    with other.open("w") as file:
+                    with open_without_following(other) as file:
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 f"{self.path}: another jaxloop is running in it; wait, or name another with --out"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.warnings.append(
+                f"{self.path}: this file system has no locks ({error.strerror}); take care that no second jaxloop "
+                "runs in the folder"
+            )
 
-    def _read_tables(self, loop: Loop) -> dict[str, dict[int, list[dict]]]:
-        tables = {name: {} for name in _TABLES}
-        for name, table in tables.items():
-            for row in _read_table(self._loop_folder("tables", loop) / f"{name}.csv"):
-                table.setdefault(int(row["generation"]), []).append(row)
-        return tables
+    def _require_place(self) -> None:
+        """Refuse to write where the folder has gone, or is another one.
 
-    def _loop_folder(self, kind: str, loop: Loop) -> Path:
-        return self.path / kind / f"loop_{loop.index:03d}"
+        Raises:
+          RunError: somebody has removed or replaced it.
+        """
+        if _identity(self.path) != self._place or not (self.path / layout.CONFIG).exists():
+            raise RunError(f"{self.path}: was removed or replaced while the run was under way; nothing more is written")
 
-    def _require_results(self, loop: Loop, generation: int, tail_rows: Callable[[int], int], folder: Path) -> None:
-        """Refuse if anything is missing of the generations that a checkpoint stands for."""
-        for earlier in range(generation + 1):
-            expected = {"metrics": 1, "timings": 1, "tails": tail_rows(earlier)}
-            for name, table in self._tables[loop.index].items():
-                found = len(table.get(earlier, ()))
-                if found != expected.get(name, max(found, 1)):
-                    raise InputError(
-                        f"{self._loop_folder('tables', loop) / f'{name}.csv'}: has {found or 'no'} rows of generation "
-                        f"{earlier}, which {folder} holds; put it right, or start anew with --overwrite"
-                    )
-            if not self._samples_path(loop, earlier).exists():
-                raise InputError(
-                    f"{self._samples_path(loop, earlier)}: is missing; put it back, or start anew with --overwrite"
-                )
+    def _make(self, folder: Path) -> None:
+        """Make a folder two below that of the run, which itself must be there."""
+        for one in (folder.parent, folder):
+            with contextlib.suppress(FileExistsError):
+                one.mkdir()
 
     def restore(self, loop: Loop, tail_rows: Callable[[int], int], warn: Callable[[str], None]) -> State | None:
-        """Where a loop stands: its newest checkpoint that is whole; None for a loop that has not begun.
+        """Where a loop stands: its newest generation that is whole; None for a loop that has not begun.
 
         Rows of later generations are forgotten, for those will be made again.
 
         Args:
           loop: which one.
           tail_rows: how many rows of tails.csv a generation has.
-          warn: is told of checkpoints that are left out.
+          warn: is told of what is left out.
 
         Raises:
-          InputError: results or checkpoints are missing or damaged, so that going on would lose what was measured.
+          InputError: results are missing or damaged, so that going on would lose what was measured.
         """
-        folder = self._loop_folder("checkpoints", loop)
-        generations = sorted((int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit()), reverse=True)
-        tables = self._tables[loop.index] = self._read_tables(loop)
-        measured = max(tables["metrics"], default=-1)
-        # A generation's rows are written just before its checkpoint, so they may be one ahead of it.
-        if measured > max(generations, default=-1) + 1:
+        generations = layout.sealed_generations(self.path, loop.index)
+        # A generation's rows are written just before its seal.
+        if not generations and self._measured_generations(loop) > 1:
             raise InputError(
-                f"{folder}: lacks checkpoints of what {self._loop_folder('tables', loop)} holds; put them back, or "
-                "start anew with --overwrite"
+                f"{layout.loop_folder(self.path, 'seals', loop.index)}: lacks seals of what "
+                f"{layout.loop_folder(self.path, 'tables', loop.index)} holds; put them back, or start anew with "
+                "--overwrite"
             )
+        fault = None
         for generation in generations:
-            checkpoint = folder / str(generation)
+            if fault:
+                warn(f"{fault}; loop {loop.index} goes on from generation {generation}")
             try:
-                whole = _digest(checkpoint) == (folder / f"{generation}.sha256").read_text()
-            except OSError:
-                whole = False
-            if not whole:
-                warn(f"{checkpoint}: is damaged and left out; the loop goes on from an earlier one")
-                continue
-            self._require_results(loop, generation, tail_rows, folder)
-            self._forget_after(loop, generation)
-            with np.load(checkpoint / "state.npz", allow_pickle=False) as saved:
-                training, archive = (
-                    Rows(*(saved[f"{name}.{field}"] for field in Rows._fields)) for name in Carry._fields
-                )
-                return State(generation, Carry(training, archive), saved["sampled_NxT"])
-        if generations:
-            raise InputError(f"{folder}: every checkpoint is damaged; start anew with --overwrite")
-        self._forget_after(loop, -1)
+                return self._restore(loop, generation, tail_rows, warn)
+            except DamageError as error:
+                fault = error
+        if fault:
+            raise InputError(f"{fault}; put it right, or start anew with --overwrite")
         return None
 
-    def _forget_after(self, loop: Loop, generation: int) -> None:
-        for table in self._tables[loop.index].values():
-            for later in [other for other in table if other > generation]:
-                del table[later]
+    def _restore(
+        self, loop: Loop, generation: int, tail_rows: Callable[[int], int], warn: Callable[[str], None]
+    ) -> State:
+        """The state after a generation, if all that its seal is of is whole.
+
+        Raises:
+          DamageError: it is not.
+        """
+        seal = read_seal(self.path, loop, generation)
+        tables = {
+            name: sealed_table(self.path, loop, seal, name) for name in layout.TABLES if name not in layout.SPARE_TABLES
+        }
+        rows = {
+            name: parse_table(content, layout.table_path(self.path, loop.index, name))
+            for name, content in tables.items()
+        }
+        for name, expected in (("metrics", lambda _: 1), ("tails", tail_rows)):
+            counts = np.bincount([int(row["generation"]) for row in rows[name]], minlength=generation + 1)
+            if counts.tolist() != [expected(earlier) for earlier in range(generation + 1)]:
+                path = layout.table_path(self.path, loop.index, name)
+                raise DamageError(f"{path}: has not the rows of generations 0 to {generation}")
+        state = read_state(self.path, loop, seal, generation)
+        if layout.PARAMETERS in seal.checkpoint:
+            path = layout.checkpoint_folder(self.path, loop.index, generation) / layout.PARAMETERS
+            require_digest(path, most_parameters_bytes(loop), seal.checkpoint[layout.PARAMETERS])
+        for earlier, sealed in enumerate(seal.samples):
+            require_digest(layout.samples_path(self.path, loop.index, earlier), most_samples_bytes(loop), sealed)
+        self._seals[loop.index] = self._with_spare_tables(loop, generation, seal, warn)
+        self._restored += rows["metrics"]
+        return state
+
+    def _measured_generations(self, loop: Loop) -> int:
+        """How many rows metrics.csv has of a loop."""
+        path = layout.table_path(self.path, loop.index, "metrics")
+        return read_file(path, most_table_bytes(loop)).count(b"\n") - 1 if path.exists() else 0
+
+    def _with_spare_tables(self, loop: Loop, generation: int, seal: Seal, warn: Callable[[str], None]) -> Seal:
+        """The seal, and the tables that may be lost, made to fit each other again."""
+        whole = dict(seal.tables)
+        for name in layout.SPARE_TABLES:
+            try:
+                sealed_table(self.path, loop, seal, name)
+            except DamageError as error:
+                rows = self._top_samples(loop, generation, seal) if name == "top_samples" else []
+                content = _as_csv(rows, list(rows[0])) if rows else b""
+                path = layout.table_path(self.path, loop.index, name)
+                if content:
+                    write_whole(path, content)
+                else:
+                    path.unlink(missing_ok=True)
+                whole[name] = [len(content), digest(content)]
+                warn(f"{error}; it is {'made again' if content else 'left out'}, and nothing else depends on it")
+        if whole == seal.tables:
+            return seal
+        seal = seal._replace(tables=whole)
+        write_whole(layout.seal_path(self.path, loop.index, generation), seal_json(seal._asdict()))
+        return seal
+
+    def _top_samples(self, loop: Loop, last: int, seal: Seal) -> list[dict]:
+        """The rows of top_samples.csv of all generations of a loop, from their samples."""
+        rows = []
+        for generation in range(last + 1):
+            saved = read_samples(self.path, loop, seal, generation)
+            judgement = Judgement(saved["verdict"], saved["fault"], saved["depth"])
+            rows += top_rows(loop, generation, saved["tokens"], judgement)
+        return rows
 
     def restored_metrics(self) -> list[dict]:
         """The rows of metrics.csv of every loop that has been restored, by loop and generation."""
-        return [row for tables in self._tables.values() for rows in tables["metrics"].values() for row in rows]
-
-    def join(self) -> None:
-        """Bring the tables at the top up to date with those of all loops; the first process does that alone."""
-        self._joined_at = time.monotonic()
-        if self._process:
-            return
-        for name in _TABLES:
-            halves = [path.read_bytes().partition(b"\n") for path in _loop_tables(self.path, name)]
-            if halves:
-                header = halves[0][0] + b"\n"
-                write_whole(self.path / f"{name}.csv", header + b"".join(rows for _, _, rows in halves))
+        return self._restored
 
     def save(self, record: Record, judgement: Judgement, tables: dict[str, list[dict]]) -> None:
         """Keep one finished generation of one loop.
@@ -274,171 +312,279 @@ class RunFolder:
           RunError: the disk is full or cannot be written; what was saved before is whole.
         """
         loop, state, outcome = record.loop, record.state, record.outcome
+        before = self._seals.get(loop.index) or _nothing_of(loop)
+        if len(before.samples) > state.generation:
+            return  # It is kept already: what was interrupted right after that asks a second time.
         try:
-            self._save_samples(loop, state, judgement, outcome.sampled_log_prob_N)
-            for name, rows in tables.items():
-                if rows:
-                    table = self._tables[loop.index][name]
-                    table[state.generation] = _as_cells(rows)
-                    path = self._loop_folder("tables", loop) / f"{name}.csv"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    write_whole(path, _csv_text([row for earlier in sorted(table) for row in table[earlier]]))
-            self._save_checkpoint(loop, state, outcome.parameters)
-            if time.monotonic() - self._joined_at > _JOIN_SECONDS:
+            self._require_place()
+            samples = self._save_samples(loop, state, judgement, outcome.sampled_log_prob_N)
+            seal = Seal(
+                settings=before.settings,
+                tables={name: self._extend_table(loop, before, name, tables.get(name, [])) for name in layout.TABLES},
+                samples=[*before.samples, samples],
+                checkpoint=self._save_checkpoint(loop, state, outcome.parameters),
+            )
+            path = layout.seal_path(self.path, loop.index, state.generation)
+            self._make(path.parent)
+            write_whole(path, seal_json(seal._asdict()))
+            self._seals[loop.index] = seal
+            self._forget_before(loop, state.generation - CHECKPOINTS_KEPT)
+            if time.monotonic() - self._joined_at > self._join_pause:
                 self.join()
-        except OSError as error:
+        except (OSError, DamageError) as error:
             raise RunError(
                 f"{self.path}: generation {state.generation} of loop {loop.index} could not be written: "
-                f"{error.strerror or error}; all before it is kept, and the same command goes on from there"
+                f"{getattr(error, 'strerror', None) or error}; all before it is kept, and the same command goes on "
+                "from there"
             ) from None
 
-    def _samples_path(self, loop: Loop, generation: int) -> Path:
-        return self._loop_folder("samples", loop) / f"generation_{generation:03d}.npz"
+    def _extend_table(self, loop: Loop, seal: Seal, name: str, rows: list[dict]) -> list:
+        """Write rows after those of a loop's table that are sealed; its new length and digest.
 
-    def _save_samples(self, loop: Loop, state: State, judgement: Judgement, log_prob_N: np.ndarray) -> None:
-        path = self._samples_path(loop, state.generation)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Raises:
+          DamageError: those are not what was sealed.
+        """
+        path, content = layout.table_path(self.path, loop.index, name), sealed_table(self.path, loop, seal, name)
+        if rows:
+            columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else list(rows[0])
+            content += _as_csv(_as_cells(rows), columns, header=not content)
+            self._make(path.parent)
+            write_whole(path, content)
+        return [len(content), digest(content)]
+
+    def _save_samples(self, loop: Loop, state: State, judgement: Judgement, log_prob_N: np.ndarray) -> str:
+        path = layout.samples_path(self.path, loop.index, state.generation)
+        self._make(path.parent)
         content = io.BytesIO()
         np.savez_compressed(
             content,
-            tokens=state.sampled_NxT,
+            tokens=np.ascontiguousarray(state.sampled_NxT),
             verdict=judgement.verdict_N,
             fault=judgement.fault_N,
             depth=judgement.depth_N,
             log_prob=log_prob_N,
         )
         write_whole(path, content.getvalue())
+        return digest(content.getvalue())
 
-    def write_derived(self, name: str, rows: list[dict]) -> None:
-        """Write a table that is made of the others, or none where it has no rows."""
-        if not rows:
-            (self.path / f"{name}.csv").unlink(missing_ok=True)
-            return
-        write_whole(self.path / f"{name}.csv", _csv_text(_as_cells(rows)))
-
-    def _save_checkpoint(self, loop: Loop, state: State, parameters: dict) -> None:
-        folder = self._loop_folder("checkpoints", loop)
-        checkpoint, seal = folder / str(state.generation), folder / f"{state.generation}.sha256"
-        seal.unlink(missing_ok=True)
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        checkpoint.mkdir(parents=True)
+    def _save_checkpoint(self, loop: Loop, state: State, parameters: dict) -> dict[str, str]:
+        layout.seal_path(self.path, loop.index, state.generation).unlink(missing_ok=True)
+        folder = layout.checkpoint_folder(self.path, loop.index, state.generation)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._make(folder.parent)
+        folder.mkdir()
         content = io.BytesIO()
         carried = {
-            f"{name}.{field}": array
+            f"{name}.{field}": np.ascontiguousarray(array)
             for name, rows in state.carry._asdict().items()
             for field, array in rows._asdict().items()
         }
-        np.savez(content, sampled_NxT=state.sampled_NxT, **carried)
-        write_whole(checkpoint / "state.npz", content.getvalue())
+        np.savez(content, sampled_NxT=np.ascontiguousarray(state.sampled_NxT), **carried)
+        files = {layout.STATE: content.getvalue()}
         if parameters:
-            write_whole(checkpoint / _PARAMETERS, msgpack_serialize(parameters))
-        write_whole(seal, _digest(checkpoint).encode())
-        for old_seal in folder.glob("*.sha256"):
-            if old_seal.stem.isdigit() and int(old_seal.stem) <= state.generation - CHECKPOINTS_KEPT:
-                old_seal.unlink()
-                shutil.rmtree(folder / old_seal.stem, ignore_errors=True)
+            files[layout.PARAMETERS] = msgpack_serialize(parameters)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+        return {name: digest(content) for name, content in files.items()}
+
+    def _forget_before(self, loop: Loop, last: int) -> None:
+        """Remove the checkpoints of a loop up to a generation, and their seals."""
+        for old in layout.sealed_generations(self.path, loop.index):
+            if old <= last:
+                layout.seal_path(self.path, loop.index, old).unlink()
+                shutil.rmtree(layout.checkpoint_folder(self.path, loop.index, old), ignore_errors=True)
+
+    def join(self) -> None:
+        """Bring the tables at the top up to date with those of all loops; the first process does that alone."""
+        if self._process:
+            return
+        begun = time.monotonic()
+        self._require_place()
+        for name, content in joined_tables(self.stored()).items():
+            if content:
+                write_whole(self.path / f"{name}.csv", content)
+            else:
+                (self.path / f"{name}.csv").unlink(missing_ok=True)
+        self._joined_at = time.monotonic()
+        self._join_pause = max(_JOIN_SECONDS, (self._joined_at - begun) / _JOIN_SHARE)
+
+    def stored(self) -> StoredRun:
+        """The folder as everybody reads it."""
+        return StoredRun(self.path)
+
+    def write_derived(self, name: str, rows: list[dict]) -> None:
+        """Write a table that is made of the others, or none where it has no rows."""
+        content = derived_table(rows)
+        if content:
+            write_whole(self.path / f"{name}.csv", content)
+        else:
+            (self.path / f"{name}.csv").unlink(missing_ok=True)
 
     def write_manifest(self) -> None:
         """Bring manifest.json up to date: this command is its last session; the first process does that alone."""
         if self._process:
             return
-        path = self.path / "manifest.json"
+        session = {
+            "command": self._command,
+            "started": self._started,
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "jaxloop": __version__,
+            "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "results_depend_on": environment(self._config),
+            "platform": jax.local_devices()[0].platform,
+            "device": jax.local_devices()[0].device_kind,
+            "devices": len(jax.devices()),
+            "processes": jax.process_count(),
+            "cores": os.cpu_count(),
+            "machine": platform.platform(),
+        }
+        write_whole(self.path / layout.MANIFEST, seal_json({"sessions": [*self._sessions, session]}))
+
+    def _read_sessions(self) -> list[dict]:
+        """The sessions before this one; warns where what is left to be computed would be in another environment."""
+        path = self.path / layout.MANIFEST
+        if self._process or not path.exists():
+            return []
         try:
-            sessions = [one for one in json.loads(path.read_text())["sessions"] if one["started"] != self._started]
-        except (OSError, ValueError, KeyError, TypeError):
-            sessions = []
-        device = jax.local_devices()[0]
-        sessions.append(
-            {
-                "command": self._command,
-                "started": self._started,
-                "seconds": round(time.perf_counter() - self._began, 1),
-                "jaxloop": __version__,
-                "python": platform.python_version(),
-                "packages": {name: metadata.version(name) for name in _PACKAGES},
-                "platform": device.platform,
-                "device": device.device_kind,
-                "devices": len(jax.devices()),
-                "processes": jax.process_count(),
-                "cores": os.cpu_count(),
-                "machine": platform.platform(),
-            }
-        )
-        write_whole(path, (json.dumps({"sessions": sessions}, indent=2) + "\n").encode())
+            sessions = read_sessions(path)
+        except DamageError as error:
+            self.warnings.append(f"{error}; it is begun anew, and nothing else depends on it")
+            return []
+        before, now = (sessions[-1].get("results_depend_on", {}) if sessions else {}), environment(self._config)
+        differ = [
+            f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value
+        ]
+        if sessions and differ and self._is_between():
+            self.warnings.append(
+                f"{self.path}: was begun in another environment ({'; '.join(differ)}); what is computed from here on "
+                "may differ in its last bits, and then in its course, from a run in one environment"
+            )
+        return sessions
+
+    def _is_between(self) -> bool:
+        """Whether some generations are finished, and others are not."""
+        newest = [next(iter(layout.sealed_generations(self.path, loop.index)), -1) for loop in loops(self._config)]
+        return max(newest) >= 0 and min(newest) < self._config.cycle.generations - 1
 
 
-def loop_rows(run: Path, table: str) -> list[dict[str, str]]:
-    """All rows of a table of a run's loops, by loop and generation, as they stand now.
+def _nothing_of(loop: Loop) -> Seal:
+    """What a loop has before its first generation is finished."""
+    return Seal(settings_digest(loop), {name: [0, digest(b"")] for name in layout.TABLES}, [], {})
+
+
+def read_sessions(path: Path) -> list[dict]:
+    """The sessions in a manifest.json, the first one first.
 
     Raises:
-      InputError: a file is damaged.
+      DamageError: it is not what the run wrote.
     """
-    return [row for path in _loop_tables(run, table) for row in _read_table(path)]
+    sessions = unseal_json(read_file(path, _MOST_MANIFEST_BYTES), path).get("sessions")
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+        raise DamageError(f"{path}: is damaged")
+    return sessions
 
 
-def _loop_tables(run: Path, table: str) -> list[Path]:
-    """Every loop's file of a table, in the order of their numbers."""
-    numbers = {path: path.parent.name.removeprefix("loop_") for path in run.glob(f"tables/loop_*/{table}.csv")}
-    # Copies that somebody has put beside them are none of ours.
-    return sorted((path for path in numbers if numbers[path].isdecimal()), key=lambda path: int(numbers[path]))
+def environment(config: Config) -> dict[str, str]:
+    """What the last bits of results depend on, beside the settings."""
+    device = jax.local_devices()[0]
+    return {
+        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        "platform": device.platform,
+        "device": device.device_kind if device.platform != "cpu" else processor_name(),
+        "activations": str(activation_dtype(config.model)),
+    }
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of a loop; none where it is not there.
+def top_rows(loop: Loop, generation: int, tokens_NxT: np.ndarray, judgement: Judgement) -> list[dict]:
+    """The rows of top_samples.csv of one generation of a loop."""
+    return [
+        {"loop": loop.index, "seed": loop.seed, "generation": generation, "rank": rank, "count": count,
+         "verdict": verdict, "text": text}
+        for rank, (text, count, verdict) in enumerate(top_samples(tokens_NxT, judgement), start=1)
+    ]  # fmt: skip
+
+
+def joined_tables(run: StoredRun) -> dict[str, bytes]:
+    """Every table of all loops of a run as CSV, nothing where it has no rows; columns that a loop lacks are empty.
 
     Raises:
-      InputError: it is damaged.
+      DamageError: a table is not what was sealed.
     """
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        try:
-            rows = list(csv.DictReader(file, strict=True))
-            if any(None in row or None in row.values() for row in rows):
-                raise ValueError
-            for row in rows:
-                int(row["loop"]), int(row["generation"])
-        except (KeyError, TypeError, ValueError, csv.Error):
-            raise InputError(f"{path}: is damaged; put it right, or start anew with --overwrite") from None
-    return rows
+    parts = {name: [] for name in layout.TABLES}
+    for loop, tables in run.tables():
+        for name, content in tables.items():
+            if content:
+                parts[name].append((loop, *content.split(b"\n", 1)))
+    return {name: _joined(run, name, of_loops) for name, of_loops in parts.items()}
 
 
-def _csv_text(rows: list[dict[str, str]]) -> bytes:
-    """Rows with the same columns as a CSV file."""
+def _joined(run: StoredRun, name: str, parts: list[tuple[Loop, bytes, bytes]]) -> bytes:
+    headers = dict.fromkeys(header for _, header, _ in parts)
+    if len(headers) <= 1:
+        return b"".join([*(header + b"\n" for header in headers), *(rows for _, _, rows in parts)])
+    columns = list(dict.fromkeys(column for header in headers for column in next(csv.reader([header.decode()]))))
+    rows = [
+        row
+        for loop, header, content in parts
+        for row in parse_table(header + b"\n" + content, layout.table_path(run.path, loop.index, name))
+    ]
+    return _as_csv(rows, columns)
+
+
+def derived_table(rows: list[dict]) -> bytes:
+    """Rows with the same columns as a CSV file; nothing without rows."""
+    return _as_csv(_as_cells(rows), list(rows[0])) if rows else b""
+
+
+def load_parameters(run: Path | str, loop: int, generation: int | None = None) -> dict:
+    """The parameters of a model of a run, of its newest generation or of another one that is kept, for `score`.
+
+    Args:
+      run: the run folder.
+      loop: its number.
+      generation: which of those that are kept; by default the newest.
+
+    Raises:
+      InputError: there is no such model, or it is damaged.
+    """
+    return StoredRun(run).parameters(loop, generation)
+
+
+def _is_of_a_run(config_path: Path) -> bool:
+    """Whether a config.toml has every section of a run's written out, sealed or not."""
+    if not config_path.exists():
+        return False
+    text = read_file(config_path, MOST_CONFIG_BYTES).decode("utf-8-sig", "replace")
+    return parse(text, str(config_path)).model_fields_set >= _SECTIONS
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one at its place; None where there is none."""
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _all_but_generations(config: Config) -> list[tuple]:
+    """All that decides the loops of a run, but how long they are."""
+    return [(loop.index, loop.axes, loop.config.cycle.fresh_only, settings_digest(loop)) for loop in loops(config)]
+
+
+def _as_csv(rows: list[dict[str, str]], columns: list[str], header: bool = True) -> bytes:
+    """Rows as CSV; a column that a row lacks is empty."""
     content = io.StringIO()
-    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
+    writer = csv.DictWriter(content, columns, lineterminator="\n", restval="")
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return content.getvalue().encode()
 
 
 def _as_cells(rows: list[dict]) -> list[dict[str, str]]:
     return [{key: _cell(value) for key, value in row.items()} for row in rows]
-
-
-def load_parameters(run: Path, loop: int, generation: int | None = None) -> dict:
-    """The parameters of a model of a run, of its newest checkpoint or of a generation's that is kept, for `score`.
-
-    Raises:
-      InputError: there is no such checkpoint, or its learner has no parameters.
-    """
-    folder = run / "checkpoints" / f"loop_{loop:03d}"
-    kept = sorted(int(path.stem) for path in folder.glob("*.sha256") if path.stem.isdigit())
-    if not kept or generation not in (None, *kept):
-        raise InputError(f"{folder}: has {'generations ' + ', '.join(map(str, kept)) if kept else 'no checkpoints'}")
-    path = folder / str(kept[-1] if generation is None else generation) / _PARAMETERS
-    if not path.exists():
-        raise InputError(f"{path}: is not there; reference learners have no parameters")
-    model = loops(load(str(run / "config.toml")))[loop].config.model
-    expected = jax.eval_shape(make_model(model).init, jax.random.key(0))
-    try:
-        parameters = msgpack_restore(path.read_bytes())
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (parameters, expected)]
-    except Exception:  # Whatever a damaged file leads MessagePack to.
-        raise InputError(f"{path}: is damaged") from None
-    if shapes[0] != shapes[1]:
-        raise InputError(f"{path}: is no model of the sizes in {run / 'config.toml'}; somebody has changed one of them")
-    return parameters
 
 
 def _cell(value) -> str:
