@@ -23,6 +23,7 @@ from jaxloop.stored import (
 )
 
 _MOST_FIGURE_BYTES = 2**27
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 class Findings(NamedTuple):
@@ -132,6 +133,8 @@ def _require_picture(path: Path) -> None:
     """Refuse a figure that is no whole PNG."""
     content = read_file(path, _MOST_FIGURE_BYTES)
     try:
+        if not content.endswith(_PNG_END):
+            raise ValueError("something after the picture")
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
     except Exception:  # Whatever a damaged picture leads the library to.

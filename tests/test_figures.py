@@ -11,7 +11,7 @@ from test_summary import NO_TAILS, SHARE, level, summed, table
 
 from jaxloop import drawing
 from jaxloop.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map
-from jaxloop.store import FIGURES
+from jaxloop.layout import FIGURES
 from jaxloop.tables import with_kept_diversity
 
 matplotlib.use("Agg")

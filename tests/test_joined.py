@@ -1,6 +1,7 @@
 """Several run folders as one table, on folders whose tables are planted."""
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ import pandas as pd
 import pytest
 from test_summary import SHARE, level, table
 
-from jaxloop.config import dump, loops
+from jaxloop import layout
+from jaxloop.config import Loop, dump, loops
 from jaxloop.errors import InputError
+from jaxloop.files import digest, seal_json, seal_text
 from jaxloop.joined import join_runs, write_csv
 from jaxloop.presets import load
+from jaxloop.stored import Seal, StoredRun, settings_digest
 
 SETTINGS = ["learner.name=resample", "controls=false"]
 
@@ -31,12 +35,22 @@ def make_run(folder: Path, seeds: list[int], shares: list[float], *overrides: st
     # Loops are numbered as in the grid.
     assert [loop.seed for loop in loops(config)] == list(metrics.drop_duplicates("loop")["seed"])
     folder.mkdir()
-    (folder / "config.toml").write_text(dump(config))
-    for loop, rows in metrics.groupby("loop"):
-        of_loop = folder / f"tables/loop_{loop:03d}"
-        of_loop.mkdir(parents=True)
-        rows.to_csv(of_loop / "metrics.csv", index=False)
+    (folder / "config.toml").write_bytes(seal_text(dump(config)))
+    for index, rows in metrics.groupby("loop"):
+        path = layout.table_path(folder, index, "metrics")
+        path.parent.mkdir(parents=True)
+        rows.to_csv(path, index=False)
+        seal_metrics(folder, loops(config)[index], generations)
     return folder
+
+
+def seal_metrics(folder: Path, loop: Loop, generations: int) -> None:
+    """Seal a loop's metrics.csv as it stands, and no other table."""
+    content = layout.table_path(folder, loop.index, "metrics").read_bytes()
+    tables = {name: [0, digest(b"")] for name in layout.TABLES} | {"metrics": [len(content), digest(content)]}
+    path = layout.seal_path(folder, loop.index, generations - 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(seal_json(Seal(settings_digest(loop), tables, [""] * generations, {})._asdict()))
 
 
 def no_warning(message: str) -> None:
@@ -83,10 +97,9 @@ def test_a_column_for_every_setting_that_differs(tmp_path):
         (0.0, 0.75, 3), (0.5, 0.75, 3), (0.5, 0.5, 3),
     ]  # fmt: skip
     generated = make_run(tmp_path / "c", [3], [0.5])
-    text = (generated / "config.toml").read_text()
-    config = load(str(generated / "config.toml"))
-    (generated / "config.toml").write_text(dump(config).replace('"cycle.fresh_share"', '"cycle.generated_share"'))
-    assert text != (generated / "config.toml").read_text()
+    config = load(str(generated / "config.toml"), ["grid={'cycle.generated_share'=[0.5], 'learner.name'=['resample']}"])
+    (generated / "config.toml").write_bytes(seal_text(dump(config)))
+    seal_metrics(generated, loops(config)[0], 9)
     assert [row["seeds"] for row in join_runs([runs[0], generated], no_warning).rows] == [3, 4]
 
 
@@ -106,12 +119,18 @@ def test_the_table_is_written_whole_and_reads_back(tmp_path):
 def test_what_is_no_run_is_named(tmp_path):
     """A traceback, or an empty table, where a folder was mistyped or a run has only begun."""
     begun = make_run(tmp_path / "begun", [0], [0.0])
-    (begun / "tables/loop_000/metrics.csv").unlink()
+    for kind in ("tables", "seals"):
+        shutil.rmtree(begun / kind / "loop_000")
     damaged = make_run(tmp_path / "damaged", [0], [0.0])
     table = damaged / "tables/loop_000/metrics.csv"
     table.write_text(table.read_text().replace("0.9", "much"))
+    changed = make_run(tmp_path / "changed", [0], [0.0])
+    table = changed / "tables/loop_000/metrics.csv"
+    table.write_text(table.read_text().replace("0.9", "0.8"))
+    seal_metrics(damaged, StoredRun(damaged).loops[0], 9)
     for folder, said in [
         (damaged, r"damaged: metrics\.csv: .*much"),
+        (changed, r"loop_000/metrics\.csv: is damaged, or somebody has changed it"),
         (tmp_path / "none", "no such folder"),
         (tmp_path, "is no run folder"),
         (begun, "has no results yet"),
