@@ -14,6 +14,8 @@ _MOST_RANKED = 8
 _MOST_LINES = 3  # of trends, and of collapsed cells
 _FEWEST_VALUES = 3
 _SAME_DATA = 1.1  # times the diversity of other cells' first data: so much is chance
+_MARGIN = 0.1  # of the first data's diversity: what a fresh share that is enough may keep less than fresh data only
+_FRESH = "cycle.fresh_share"
 
 
 def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
@@ -37,6 +39,7 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
     cells = cells_by[learners[0]]
     return [
         *_ranking(learners[0], cells),
+        *_enough(cells, axes),
         *_trends(cells, axes),
         *_collapses(cells, collapse),
         *(_extremes(name, cells_by[name]) for name in learners[1:]),
@@ -44,8 +47,13 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
 
 
 def _final_S(cell: Cell, column: str = "kept_diversity") -> np.ndarray:
-    """Final kept diversity, or another measure, of each seed of a cell."""
+    """Final kept diversity, or another measure, of each seed of a cell in which it is measured."""
     return final(courses(cell.rows, column), last_generation(cell.rows)).to_numpy()
+
+
+def _mean(values_S: np.ndarray) -> float:
+    """Their mean; not a number where there are none."""
+    return float(values_S.mean()) if len(values_S) else math.nan
 
 
 def _when(last: int) -> str:
@@ -56,7 +64,7 @@ def _when(last: int) -> str:
 
 def _ranked(cells: list[Cell]) -> list[Cell]:
     """From the most kept diversity to the least."""
-    return sorted(cells, key=lambda cell: -np.nan_to_num(_final_S(cell).mean(), nan=-1.0))
+    return sorted(cells, key=lambda cell: -np.nan_to_num(_mean(_final_S(cell)), nan=-1.0))
 
 
 def _ranking(learner: str, cells: list[Cell]) -> list[str]:
@@ -83,13 +91,16 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
         cell, final_S = ranked[place], _final_S(ranked[place])
         if at and place != places[at - 1] + 1:
             lines.append(f"  ... {place - places[at - 1] - 1} more cells, in summary.csv")
-        text = share_text(final_S) if enough else f"{final_S.mean():.3f}"
-        true = _final_S(cell, "true_share").mean()
+        if not len(final_S):
+            lines.append(f"  {cell.label}: not defined, its first real data has no diversity")
+            continue
+        text = share_text(final_S) if enough else f"{_mean(final_S):.3f}"
+        true = _mean(_final_S(cell, "true_share"))
         if true < MOSTLY_TRUE:
             text += f", but only {true:.2g} of the samples true"
         if len(generations) > 1:
             text += f", {_when(last_generation(cell.rows))}"
-        if place + 1 in places:
+        if place + 1 in places and len(_final_S(ranked[place + 1])):
             text += f"; {_comparison(cell, ranked[place + 1], enough)}"
         lines.append(f"  {cell.label}: {text}")
     return lines
@@ -101,10 +112,11 @@ def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
     if pair is None:
         return "shares no seed with the next"
     seeds = len(pair.difference_S)
+    of_all = f" of {seeds} seeds"
     own = {last_generation(cell.rows), last_generation(below.rows)} == {pair.generation}
     at = "" if own else f" ({_when(pair.generation)})"
     if not pair.difference_S.any():
-        return f"the same as the next in {seeds} of {seeds} seeds{at}"
+        return f"the same as the next{f' in {seeds}{of_all}' if seeds > 1 else ''}{at}"
     mean, low, high, _ = pair.difference
     of_this_sign = int(np.sum(np.sign(pair.difference_S) == np.sign(mean)))
     direction = "above"
@@ -112,14 +124,66 @@ def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
         direction, mean, low, high = "below", -mean, -high, -low
     interval = f" ({low:.3f} to {high:.3f})" if enough and seeds >= FEWEST_SEEDS else ""
     apart = ": not told apart" if interval and low <= 0 <= high else ""
-    return f"{direction} the next by {mean:.3f}{interval}, in {of_this_sign} of {seeds} seeds{at}{apart}"
+    in_seeds = f", in {of_this_sign}{of_all}" if seeds > 1 else ""
+    return f"{direction} the next by {mean:.3f}{interval}{in_seeds}{at}{apart}"
 
 
 def _extremes(learner: str, cells: list[Cell]) -> str:
     """A learner in one line: what keeps most and what least."""
     ranked = _ranked(cells)
-    most, least = (f"{_final_S(cell).mean():.3f} ({cell.label})" for cell in (ranked[0], ranked[-1]))
+    most, least = (f"{_mean(_final_S(cell)):.3f} ({cell.label})" for cell in (ranked[0], ranked[-1]))
     return f"{learner} keeps {most}" if len(ranked) == 1 else f"{learner} keeps {most} to {least}"
+
+
+def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
+    """The smallest fresh share that keeps about as much as fresh data only, for each combination of the other axes."""
+    others = [axis for axis in axes if axis != _FRESH]
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if _FRESH in axes and not cell.control and not is_unset(cell.axes[_FRESH]) and len(_final_S(cell)):
+            groups.setdefault(cell_label({other: cell.axes[other] for other in others}), []).append(cell)
+    compared = [(label, group, _healthy(group[0], cells, others)) for label, group in groups.items() if len(group) > 1]
+    compared = [one for one in compared if one[2]]
+    if not compared:
+        return []
+    if min(cell.rows["seed"].nunique() for cell in cells) < FEWEST_SEEDS:
+        return [f"how much fresh data is enough: not told with fewer than {FEWEST_SEEDS} seeds"]
+    lines = []
+    for label, group, healthy in compared[:_MOST_LINES]:
+        where = "" if label == "all loops" else f"{label}: "
+        lines.append(f"  {where}{_smallest(sorted(group, key=lambda cell: cell.axes[_FRESH]), healthy)}")
+    if len(compared) > _MOST_LINES:
+        lines.append(f"  ... and for {len(compared) - _MOST_LINES} more rows of cells")
+    title = (
+        f"how much fresh data is enough (kept diversity at most {_MARGIN:g} below that of fresh data only, by the 95% "
+    )
+    return [f"{title}interval of the difference seed by seed):", *lines]
+
+
+def _healthy(cell: Cell, cells: list[Cell], others: list[str]) -> Cell | None:
+    """The control of a cell: like it in all but the settings of the data cycle, or at least one of them, if it has."""
+    alike = [
+        other
+        for other in cells
+        if other.control
+        and all(other.axes[axis] == cell.axes[axis] for axis in others if not axis.startswith("cycle."))
+        and len(_final_S(other))
+    ]
+    return max(alike, key=lambda other: sum(other.axes[axis] == cell.axes[axis] for axis in others), default=None)
+
+
+def _smallest(group: list[Cell], healthy: Cell) -> str:
+    """Which of the cells, in order of their fresh share, is the first from which on all are within the margin."""
+    pairs = [(cell.axes[_FRESH], paired(cell, healthy)) for cell in group]
+    found = [(share, pair.difference) for share, pair in pairs if pair and len(pair.difference_S) >= FEWEST_SEEDS]
+    if not found:
+        return "the cells share too few seeds with fresh data only"
+    within = [difference.low > -_MARGIN for _, difference in found]
+    first = len(within) - within[::-1].index(False) if False in within else 0
+    words = [f"{share:g}, difference {mean:.3f} ({low:.3f} to {high:.3f})" for share, (mean, low, high, _) in found]
+    if first == len(found):
+        return f"none of {', '.join(f'{share:g}' for share, _ in found)} is shown to be; {words[-1]}"
+    return f"{words[first]}; " + (f"not shown for {words[first - 1]}" if first else "the smallest that was tried")
 
 
 def _trends(cells: list[Cell], axes: list[str]) -> list[str]:
@@ -130,7 +194,7 @@ def _trends(cells: list[Cell], axes: list[str]) -> list[str]:
         groups: dict[str, list[Cell]] = {}
         for cell in cells:
             value = cell.axes[axis]
-            if not isinstance(value, str) and not is_unset(value):
+            if not isinstance(value, str) and not is_unset(value) and len(_final_S(cell)):
                 # Along the fresh share a control is one value more; along all else it stands apart.
                 apart = cell.control and axis != "cycle.fresh_share"
                 groups.setdefault(cell_label({other: cell.axes[other] for other in others}, apart), []).append(cell)
@@ -189,7 +253,7 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
             when = f"generation {median:g}"
             if found.loops >= FEWEST_SEEDS and math.isfinite(low):
                 when += f" (95% interval {low:g} to {'no limit' if math.isinf(high) else f'{high:g}'})"
-            when += f", met by {found.collapsed} of {found.loops} loops"
+            when += f", met by {found.collapsed} of {found.loops} loops" if found.loops > 1 else ""
         lines.append(f"  {cell.label}: {when}")
     more = len(lines) - _MOST_LINES
     if more > 0:
@@ -197,5 +261,6 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     if alive_cells:
         which = f"the {'other ' if lines else ''}{alive_cells} cells" if alive_cells > 1 else "the other cell"
         which = "all loops" if not lines else which
-        lines.append(f"  {which}: not by generation {alive_until:g} in {alive_loops} of {alive_loops} loops")
+        in_loops = f" in {alive_loops} of {alive_loops} loops" if alive_loops > 1 else ""
+        lines.append(f"  {which}: not by generation {alive_until:g}{in_loops}")
     return [f"collapse (first met: {criterion}), median generation:", *lines] if lines else []

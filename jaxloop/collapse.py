@@ -68,7 +68,8 @@ def _late_slope_in_errors(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Seri
 
 
 def _kept_diversity(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
-    return metrics["diversity"] / metrics["training_diversity"].iloc[0]
+    first = metrics["training_diversity"].iloc[0]
+    return metrics["diversity"] / (first if first > 0 else math.nan)
 
 
 def _alive_modes(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:

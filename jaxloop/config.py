@@ -6,6 +6,7 @@ varied as well; those that decide shapes or the program itself cost a compilatio
 
 import difflib
 import itertools
+import json
 import math
 import tomllib
 from typing import Annotated, Any, Literal, NamedTuple
@@ -123,10 +124,26 @@ class CycleSettings(_Section):
         return 0.5 if self.generated_share is None else self.generated_share
 
     @property
+    def meaning(self) -> dict[str, Any]:
+        """The settings, with those that decide the same rows in all generations written alike."""
+        # Without new rows it does not matter where they would come from.
+        has_new_rows = self.name != "incremental" or self.new_part * self.rows >= 0.5
+        fresh = round(self.fresh_part(1), 12) if has_new_rows else 0.0
+        rescued = self.rescue_generation is not None and 1 < self.rescue_generation < self.generations
+        rescued = rescued and has_new_rows and round(self.rescue_fresh_share, 12) != fresh
+        return {
+            **self.model_dump(),
+            "fresh_share": fresh,
+            "generated_share": round(self.new_part, 12) if self.name == "incremental" else None,
+            "rescue_generation": self.rescue_generation if rescued else None,
+            "rescue_fresh_share": round(self.rescue_fresh_share, 12) if rescued else None,
+        }
+
+    @property
     def fresh_only(self) -> bool:
         """Whether every model trains on rows of the source alone, and on new ones each time."""
-        always = self.fresh_part(1) == self.fresh_part(max(self.generations - 1, 1)) == 1
-        return always and self.name in ("full_synthetic", "expanding")
+        shares = self.meaning["fresh_share"], self.meaning["rescue_generation"]
+        return shares == (1, None) and self.name in ("full_synthetic", "expanding")
 
 
 class LearnerSettings(_Section):
@@ -332,13 +349,8 @@ def loops(config: Config) -> list[Loop]:
 
 
 def _behaviour(config: Config) -> str:
-    """What tells loops apart: their settings, with shares that mean the same written alike."""
-    cycle = config.cycle
-    shares = {
-        "fresh_share": round(cycle.fresh_part(0), 12),
-        "generated_share": cycle.new_part if cycle.name == "incremental" else None,
-    }
-    return config.model_copy(update={"cycle": cycle.model_copy(update=shares)}).model_dump_json()
+    """What tells loops apart: their settings, with those that mean the same written alike."""
+    return json.dumps({**config.model_dump(mode="json"), "cycle": config.cycle.meaning}, sort_keys=True)
 
 
 def _cell_config(plain: dict, values: dict[str, Any]) -> Config:

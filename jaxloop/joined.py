@@ -103,13 +103,12 @@ def _read(
 
 def _flat_settings(loop: Loop) -> dict[str, Any]:
     """Every setting of a loop that decides its results, its seed aside; not a number where it is unset."""
-    cycle = loop.config.cycle
-    sections = loop.config.model_dump(exclude=_NO_SETTINGS_OF_A_LOOP)
-    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
-    # The same loop may be set by either share.
-    flat["cycle.fresh_share"] = round(cycle.fresh_part(1), 12)
-    flat["cycle.generated_share"] = cycle.new_part if cycle.name == "incremental" else math.nan
-    return flat
+    sections = loop.config.model_dump(exclude=_NO_SETTINGS_OF_A_LOOP) | {"cycle": loop.config.cycle.meaning}
+    return {
+        f"{name}.{key}": math.nan if value is None else value
+        for name, section in sections.items()
+        for key, value in section.items()
+    }
 
 
 def _agree(first: pd.DataFrame, second: pd.DataFrame) -> bool:

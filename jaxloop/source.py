@@ -40,7 +40,8 @@ def _border(settings: LanguageSettings, mass_share: float) -> tuple[float, float
     log_prob_L, mass_L = census.probability_levels(language_of(settings))
     begins_L = np.cumsum(mass_L) - mass_L
     border = np.flatnonzero(begins_L < mass_share)[-1]
-    return float(log_prob_L[border]), float((mass_share - begins_L[border]) / mass_L[border])
+    # A level may have less mass than the rounding of what lies before it.
+    return float(log_prob_L[border]), min(float((mass_share - begins_L[border]) / mass_L[border]), 1.0)
 
 
 def fresh_rows(config: Config, seed: int, generation: int, count: int) -> np.ndarray:

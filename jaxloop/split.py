@@ -16,35 +16,37 @@ import math
 
 import pandas as pd
 
-_LEARNER = "learner.name"
+from jaxloop.tables import LEARNER, cells_of
+
 _REFERENCES = {"sampling": "resample", "decoding": "oracle"}
 
 
 def split_rows(metrics: pd.DataFrame, axes: list[str]) -> list[dict]:
     """The rows of split.csv: for each cell and generation the parts of the loss, means over seeds with standard errors.
 
-    None where the run lacks the transformer or one of the two references. A standard error of a single seed is not a
-    number.
+    None of cells that lack the transformer or one of the two references. The real diversity is that of the cell's own
+    first data, seed by seed. A standard error of a single seed is not a number.
 
     Args:
       metrics: the rows of metrics.csv.
       axes: the axes of the grid, which are columns of `metrics`.
     """
-    if _LEARNER not in axes or not {"transformer", *_REFERENCES.values()} <= set(metrics[_LEARNER]):
+    if LEARNER not in axes:
         return []
-    cell_axes = [axis for axis in axes if axis != _LEARNER]
-    place = ["control", *cell_axes, "generation"]
-    by_learner = metrics.pivot(index=[*place, "seed"], columns=_LEARNER, values="diversity")
-    first = metrics[(metrics["generation"] == 0) & (metrics[_LEARNER] == "transformer")]
-    real = first.groupby("seed")["training_diversity"].first().reindex(by_learner.index.get_level_values("seed"))
-    lost = {name: real.to_numpy() - by_learner[learner] for name, learner in _REFERENCES.items()}
-    parts = pd.DataFrame({"lost": real.to_numpy() - by_learner["transformer"], **lost}).dropna()
-    parts["model"] = parts["lost"] - parts["sampling"] - parts["decoding"]
     rows = []
-    for where, of_seeds in parts.groupby(level=place, sort=False):
-        row = {**dict(zip(place, where, strict=True)), "seeds": len(of_seeds)}
-        for name, values in of_seeds.items():
-            row[f"{name}_diversity"] = float(values.mean())
-            row[f"{name}_standard_error"] = float(values.std(ddof=1) / math.sqrt(len(values)))
-        rows.append(row)
+    for cell in cells_of(metrics, [axis for axis in axes if axis != LEARNER]):
+        by_learner = cell.rows.pivot(index=["generation", "seed"], columns=LEARNER, values="diversity")
+        if not {"transformer", *_REFERENCES.values()} <= set(by_learner):
+            continue
+        first = cell.rows[(cell.rows["generation"] == 0) & (cell.rows[LEARNER] == "transformer")]
+        real = by_learner.index.get_level_values("seed").map(first.set_index("seed")["training_diversity"])
+        lost = {name: real - by_learner[learner] for name, learner in _REFERENCES.items()}
+        parts = pd.DataFrame({"lost": real - by_learner["transformer"], **lost}).dropna()
+        parts["model"] = parts["lost"] - parts["sampling"] - parts["decoding"]
+        for generation, of_seeds in parts.groupby(level="generation"):
+            row = {"control": int(cell.control), **cell.axes, "generation": generation, "seeds": len(of_seeds)}
+            for name, values in of_seeds.items():
+                row[f"{name}_diversity"] = float(values.mean())
+                row[f"{name}_standard_error"] = float(values.std(ddof=1) / math.sqrt(len(values)))
+            rows.append(row)
     return rows

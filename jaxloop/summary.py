@@ -64,7 +64,7 @@ def summary_rows(
       Rows with the same columns; not a number where something is not measured, or too few loops or generations.
     """
     metrics = with_kept_diversity(metrics)
-    measures = [name for name in MEASURES if name in metrics and metrics[name].notna().any()]
+    measures = [MEASURES[0], *(name for name in MEASURES[1:] if name in metrics and metrics[name].notna().any())]
     cells = cells_of(metrics, axes)
     return [_row(cell, cells[0] if place else None, measures, collapse, provenance) for place, cell in enumerate(cells)]
 
@@ -77,7 +77,7 @@ def _row(
     row = {
         **cell.axes,
         "control": int(cell.control),
-        "seeds": len(course),
+        "seeds": cell.rows["seed"].nunique(),
         "last_generation": last,
         "final_generations": len(final_generations(last)),
         "fresh_rows": _fresh_rows(provenance, cell.rows, last),
@@ -99,7 +99,9 @@ def _row(
     slope = slope_test(late.columns.to_numpy(), late.to_numpy())
     floor = floor_or_decline(course.columns.to_numpy(), course.to_numpy())
     # A floor that the evidence does not favour, or that the course was far below of, is none.
-    has_floor = floor.floor_weight >= FLOOR_WEIGHT and course.mean(axis="rows").min() > floor.floor / 2
+    has_floor = (
+        floor.floor_weight >= FLOOR_WEIGHT and not course.empty and course.mean(axis="rows").min() > floor.floor / 2
+    )
     row |= {
         "late_slope_per_generation": slope.slope,
         "late_slope_standard_error": slope.standard_error,
@@ -181,6 +183,8 @@ def _fresh_rows(provenance: pd.DataFrame, rows: pd.DataFrame, last: int) -> floa
 
 def _mean_and_interval(values_S: np.ndarray, name: str) -> tuple[float, float, float]:
     """The mean and its 95% interval, cut at what is possible; an infinite mean has none."""
+    if not len(values_S):
+        return math.nan, math.nan, math.nan
     if np.isposinf(values_S).any() and not np.isnan(values_S).any():
         return math.inf, math.nan, math.nan
     mean, low, high = (float(limit_G[0]) for limit_G in bootstrap_band(values_S[:, None]))

@@ -106,11 +106,18 @@ def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[Cell]:
 
 
 def courses(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of one cell's loops as seeds by generations; not a number where it is not measured."""
-    return rows.pivot(index="seed", columns="generation", values=column).sort_index().sort_index(axis=1)
+    """A column of one cell's loops as seeds by generations; not a number where it is not measured.
+
+    Seeds in which it never is are left out, so that they do not hide those in which it is.
+    """
+    course = rows.pivot(index="seed", columns="generation", values=column).sort_index().sort_index(axis=1)
+    return course.dropna(how="all")
 
 
 def with_kept_diversity(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Metrics with `kept_diversity`: that of the samples as a share of the same loop's first real data's."""
+    """Metrics with `kept_diversity`: that of the samples as a share of the same loop's first real data's.
+
+    Not a number where those have none: what was not there is neither kept nor lost.
+    """
     first = metrics[metrics["generation"] == 0].set_index("loop")["training_diversity"]
-    return metrics.assign(kept_diversity=metrics["diversity"] / metrics["loop"].map(first))
+    return metrics.assign(kept_diversity=metrics["diversity"] / metrics["loop"].map(first.where(first > 0)))

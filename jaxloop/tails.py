@@ -57,6 +57,9 @@ class Tails:
         borders = np.arange(TENTHS + 1) / TENTHS
         overlap_LxG = np.minimum(ends_L[:, None], borders[1:]) - np.maximum(begins_L[:, None], borders[:-1])
         overlap_LxG = np.maximum(overlap_LxG, 0)
+        # A level may have less mass than the rounding of what lies before it: it belongs where it begins.
+        none_L = overlap_LxG.sum(axis=1) == 0
+        overlap_LxG[none_L, np.searchsorted(borders[1:-1], begins_L[none_L], side="right")] = 1
         self._tenth_LxG = overlap_LxG / overlap_LxG.sum(axis=1, keepdims=True)
         depth_mass, operator_mass = census.depth_masses(language), census.operator_masses(language)
         root_mass = census.root_masses(language)

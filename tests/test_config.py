@@ -1078,3 +1078,43 @@ def test_a_grid_that_nobody_could_wait_for_is_refused():
     values = [round(0.01 * place, 2) for place in range(101)]
     grid = [f"grid.{axis}={values}" for axis in ("cycle.fresh_share", "train.weight_decay")]
     assert "30,603 cells, and 10,000 are the most" in refused("quick", *grid)
+
+
+SAME_ROWS = [
+    # Two ways of setting one share; a share that no generation uses; new rows that there are none of.
+    ("name = 'expanding', generated_share = 0.75", "name = 'expanding', fresh_share = 0.25"),
+    ("fresh_share = 0.5", "fresh_share = 0.1, rescue_generation = 1, rescue_fresh_share = 0.5"),
+    ("fresh_share = 0.5", "fresh_share = 0.5, rescue_generation = 2, rescue_fresh_share = 0.5"),
+    ("fresh_share = 0.5", "fresh_share = 0.5, rescue_generation = 13, rescue_fresh_share = 1.0"),
+    (
+        "name = 'incremental', generated_share = 0.0, fresh_share = 0.5",
+        "name = 'incremental', generated_share = 0.0, rescue_generation = 3, rescue_fresh_share = 0.5",
+    ),
+    ("name = 'incremental'", "name = 'incremental', generated_share = 0.5, fresh_share = 0.0"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME_ROWS)
+def test_settings_that_mean_the_same_rows_are_one_cell(first, second):
+    """Catches a cell that is run twice under two names, here, and in the summary of two folders."""
+    settings = ["learner.name=resample", "controls=false", "cycle.generations=13"]
+    with pytest.raises(InputError, match="is the same as one before it"):
+        load("quick", [*settings, f"grid={{cycle = [{{{first}}}, {{{second}}}]}}"])
+    one, other = (loops(load("quick", [*settings, f"grid={{cycle = [{{{text}}}]}}"]))[0] for text in (first, second))
+    assert one.config.cycle.meaning == other.config.cycle.meaning
+    assert one.config.cycle.fresh_only == other.config.cycle.fresh_only
+
+
+def test_settings_that_mean_other_rows_are_two_cells():
+    """Catches a rule that takes too much for the same."""
+    settings = ["learner.name=resample", "controls=false", "cycle.generations=13"]
+    different = [
+        "fresh_share = 0.5",
+        "fresh_share = 0.5, rescue_generation = 12, rescue_fresh_share = 1.0",
+        "fresh_share = 0.5, rescue_generation = 11, rescue_fresh_share = 1.0",
+        "fresh_share = 0.1, rescue_generation = 2, rescue_fresh_share = 0.5",
+        "name = 'incremental', fresh_share = 0.5",
+        "name = 'incremental', fresh_share = 0.5, generated_share = 0.25",
+    ]
+    found = load("quick", [*settings, f"grid={{cycle = [{', '.join(f'{{{text}}}' for text in different)}]}}"])
+    assert len(loops(found)) == len(different)

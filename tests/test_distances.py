@@ -2,11 +2,14 @@
 
 import itertools
 import math
+import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from jaxloop import autoregressive
+from jaxloop import autoregressive, census
+from jaxloop.config import LanguageSettings
 from jaxloop.distances import (
     ExactDistances,
     exact_distances,
@@ -16,10 +19,10 @@ from jaxloop.distances import (
     reverse_kl,
     total_variation,
 )
-from jaxloop.language import Language
+from jaxloop.language import Language, language_of
 from jaxloop.ngram import NGram
 from jaxloop.oracle import Oracle
-from jaxloop.tails import Tails, alive_shares, describe_rows, estimated_shares, exact_shares
+from jaxloop.tails import Rows, Tails, alive_shares, describe_rows, estimated_shares, exact_shares
 from jaxloop.verify import judge_jitted
 
 LANGUAGE = Language(1, 3)
@@ -168,3 +171,27 @@ def test_standard_errors_are_those_of_repeats():
     assert values.std() == pytest.approx(errors.mean(), rel=0.08)
     within = q[:3] / 0.7
     assert abs(values.mean() - np.sum(within * np.log(within / p))) < 0.01
+
+
+@pytest.mark.parametrize("max_depth", [5, 6, 7, 8])
+def test_every_level_of_a_deep_language_belongs_to_its_tenths(max_depth):
+    """Catches 0/0 for levels with less mass than the rounding of what lies before them: from depth 6 on one such sample
+    emptied all ten tenths. The oracle adds the masses up as fractions.
+    """
+    language = language_of(LanguageSettings(max_depth=max_depth))
+    level_log_prob_L, mass_L = census.probability_levels(language)
+    rows = Rows(level_log_prob_L, *(np.zeros(len(mass_L), int) for _ in range(3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tenth_LxG = Tails(language).memberships(rows)["tenth"]
+    np.testing.assert_allclose(tenth_LxG.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(mass_L @ tenth_LxG, 0.1, atol=1e-12)
+    # Exact sums of the masses as they are, as whole numbers of 2^-400.
+    whole_L = [int(Fraction(mass) * 2**400) for mass in mass_L.tolist()]
+    ends_L = list(itertools.accumulate(whole_L))
+    for level in range(0, len(mass_L), 1 + len(mass_L) // 2000):
+        begin, end = (Fraction(10 * place, ends_L[-1]) for place in (ends_L[level] - whole_L[level], ends_L[level]))
+        shares = [max(min(end, tenth + 1) - max(begin, tenth), 0) / (end - begin) for tenth in range(10)]
+        if mass_L[level] > 1e-9 or max(shares) == 1:
+            np.testing.assert_allclose(tenth_LxG[level], np.array(shares, float), atol=1e-5)
+    assert tenth_LxG[-1, -1] == 1

@@ -59,3 +59,35 @@ def test_there_is_no_split_without_its_references():
     assert split_rows(table(learners=("transformer",)).drop(columns="learner.name"), AXES[:1]) == []
     (*_, row) = split_rows(table(seeds=(3,)), AXES)
     assert math.isnan(row["lost_standard_error"]) and math.isfinite(row["lost_diversity"])
+
+
+def test_each_cell_has_its_own_real_data():
+    """Catches the first cell's real diversity for all, where an axis changes the first data: lost 0.275 for 0.075."""
+    metrics = table().rename(columns={"cycle.fresh_share": "cycle.first_mass_share"})
+    narrow = metrics["cycle.first_mass_share"] == 0.5
+    metrics.loc[narrow, ["diversity", "training_diversity"]] /= 2
+    rows = split_rows(metrics, ["cycle.first_mass_share", "learner.name"])
+    lost = {(row["cycle.first_mass_share"], row["generation"]): row["lost_diversity"] for row in rows}
+    assert lost[0.0, 0] == pytest.approx(0.35 * 0.5)
+    assert lost[0.5, 0] == pytest.approx(0.35 / 2 * 0.5 * 0.5)
+    assert all(row["model_diversity"] >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("unset", [math.nan, None])
+def test_a_cell_with_an_unset_axis_is_not_dropped(unset):
+    """Catches groups by an axis that leave out the cells in which it is unset."""
+    metrics = table().rename(columns={"cycle.fresh_share": "cycle.generated_share"})
+    whole = split_rows(metrics, ["cycle.generated_share", "learner.name"])
+    metrics["cycle.generated_share"] = (
+        metrics["cycle.generated_share"].astype(object).where(lambda share: share > 0, unset)
+    )
+    rows = split_rows(metrics, ["cycle.generated_share", "learner.name"])
+    assert len(rows) == len(whole) == 6
+    assert [row["lost_diversity"] for row in rows] == [row["lost_diversity"] for row in whole]
+
+
+def test_a_cell_without_its_references_costs_no_other_cell_its_split():
+    """Catches an exception, or an empty table, where one cell has diverged or has not begun."""
+    metrics = table()
+    gone = (metrics["cycle.fresh_share"] == 0.5) & (metrics["learner.name"] == "oracle")
+    assert [row["cycle.fresh_share"] for row in split_rows(metrics[~gone], AXES)] == [0.0] * 3

@@ -261,3 +261,79 @@ def test_words_and_empty_cells_of_axes_stay_what_they_are():
         "balanced, not only true, fresh data only",
     ]
     assert [last_generation(cell.rows) for cell in found] == [8, 8, 8]
+
+
+FRESH = {"control": 1, "axes": {SHARE: 1.0}, "kept": level(0.98)}
+
+
+def enough(cells: list[dict], axes=(SHARE,), **settings) -> list[str]:
+    lines = answer(table(cells, **settings), list(axes))
+    begin = next((place for place, line in enumerate(lines) if line.startswith("how much fresh data")), len(lines))
+    return [
+        line
+        for line in lines[begin:][:4]
+        if line.startswith(("how much", "  0", "  1", "  none", "  balanced", "  temp"))
+    ]
+
+
+def test_the_smallest_fresh_share_that_is_enough():
+    """Catches a share that is only not shown to be worse, one below a share that is not enough, and unpaired seeds."""
+    kept = {0.0: 0.1, 0.1: 0.5, 0.25: 0.9, 0.5: 0.95, 0.75: 0.97}
+    cells = [{"axes": {SHARE: share}, "kept": level(height)} for share, height in kept.items()]
+    title, line = enough([*cells, FRESH])
+    assert "at most 0.1 below that of fresh data only" in title
+    # Seeds share their noise, so the differences have no spread: means of generations 7 and 8 alone decide.
+    assert line.startswith("  0.25, difference -0.075 (-0.075 to -0.075); not shown for 0.1, difference -0.45")
+    wide = {"axes": {SHARE: 0.5}, "kept": level(0.95, spread=40)}
+    assert enough([*cells[:3], wide, cells[4], FRESH])[1].startswith("  0.75, difference -0.009")
+    assert enough([*cells[:2], FRESH])[1].startswith("  none of 0, 0.1 is shown to be; 0.1, difference -0.45")
+    assert enough([*cells[3:], FRESH])[1].endswith("; the smallest that was tried")
+    assert enough([*cells, FRESH], seeds=(0, 1)) == ["how much fresh data is enough: not told with fewer than 3 seeds"]
+    assert enough(cells) == [] and enough([cells[0], FRESH]) == []
+
+
+def test_enough_is_told_for_each_combination_of_the_other_axes():
+    """Catches a control of another temperature, and cells of two temperatures taken for one course."""
+    cells = [
+        {"axes": {SHARE: share, "sample.temperature": temperature}, "kept": level(height)}
+        for temperature, heights in ((0.5, (0.1, 0.5)), (1.0, (0.5, 0.95)))
+        for share, height in zip((0.0, 0.5), heights, strict=True)
+    ]
+    controls = [
+        {"axes": {SHARE: 1.0, "sample.temperature": temperature}, "kept": level(height), "control": 1}
+        for temperature, height in ((0.5, 0.55), (1.0, 1.0))
+    ]
+    _, first, second = enough([*cells, *controls], (SHARE, "sample.temperature"))
+    assert first.startswith("  temperature 0.5: 0.5, difference -0.047")
+    assert second.startswith("  temperature 1: 0.5, difference -0.047")
+
+
+def test_first_data_without_diversity_has_none_to_keep():
+    """Catches a division by 0: `inf` kept, "shares no seed", a traceback that takes other cells along."""
+    metrics = table([{"axes": {SHARE: share}, "kept": level(share)} for share in (0.2, 0.5)] + [FRESH])
+    metrics.loc[metrics[SHARE] == 0.2, "training_diversity"] = 0.0
+    lines = answer(metrics, [SHARE])
+    assert "  fresh share 0.2: not defined, its first real data has no diversity" in lines
+    assert any(line.startswith("  fresh share 0.5: 5") for line in lines)
+    assert not any(word in line for line in lines for word in ("inf", "nan", "no seed"))
+    row = next(row for row in summed(metrics, [SHARE]) if row[SHARE] == 0.2)
+    assert math.isnan(row["kept_diversity"]) and row["seeds"] == 5 and row["true_share"] == 0.9
+    metrics["training_diversity"] = 0.0
+    assert sum("not defined" in line for line in answer(metrics, [SHARE])) == 3
+    assert "kept_diversity" in summed(metrics, [SHARE])[0]
+
+
+def test_a_seed_without_diversity_does_not_hide_the_others():
+    """Catches means over seeds that are not a number since one of them is."""
+    metrics = table([{"axes": {SHARE: share}, "kept": level(share)} for share in (0.2, 0.5)])
+    metrics.loc[(metrics[SHARE] == 0.2) & (metrics["seed"] == 3), "training_diversity"] = 0.0
+    row, _ = summed(metrics, [SHARE])
+    assert row["seeds"] == 5 and 0.1 < row["kept_diversity"] < 0.4 and row["kept_diversity_low"] > 0
+
+
+def test_one_seed_is_not_counted():
+    """In 1 of 1 seeds says nothing."""
+    lines = answer(
+        table([{"axes": {SHARE: share}, "kept": level(share)} for share in (0.01, 0.5)], seeds=(0,)), [SHARE]
+    )
+    assert not any(" of 1 " in line for line in lines)
