@@ -556,7 +556,10 @@ def _is_of_a_run(config_path: Path) -> bool:
     if not config_path.exists():
         return False
     text = read_file(config_path, MOST_CONFIG_BYTES).decode("utf-8-sig", "replace")
-    return parse(text, str(config_path)).model_fields_set >= _SECTIONS
+    try:
+        return parse(text, str(config_path)).model_fields_set >= _SECTIONS
+    except InputError as error:
+        raise InputError(f"{error}; put it right, or name another folder with --out") from None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -54,7 +54,7 @@ def read_config(run: Path) -> Config:
       DamageError: somebody has changed its config.toml.
     """
     if not run.is_dir():
-        raise InputError(f"{run}: no such folder")
+        raise InputError(f"{run}: is no run folder, there is no such folder")
     path = run / layout.CONFIG
     if not path.exists():
         raise InputError(f"{run}: is no run folder, it has no config.toml; name one that jaxloop run has made")

@@ -9,6 +9,8 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -327,6 +329,26 @@ def test_the_seal_of_a_generation_names_all_that_is_there_of_it(whole):
             }
     kinds = ("tables", "samples", "checkpoints")
     assert {str(path) for kind in kinds for path in (whole / kind).rglob("*") if path.is_file()} == sealed
+
+
+def test_the_command_that_verifies(copy):
+    """Exit code 0 for a damaged folder would let a script publish it."""
+
+    def verify() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "jaxloop", "verify", str(copy)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = verify()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{copy}: whole; 12 finished generations of 4 loops\n"
+    path = copy / "checkpoints/loop_000/1/parameters.msgpack"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    done = verify()
+    assert (done.returncode, done.stdout) == (1, f"{path}: is damaged, or somebody has changed it\n")
+    assert done.stderr.startswith(f"jaxloop: {copy}: 1 file damaged; ") and done.stderr.count("\n") == 1
+    shutil.rmtree(copy)
+    done = verify()
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_opening_a_new_folder_twice_finds_the_same_run(tmp_path):
