@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -31,9 +32,36 @@ Overrides = Annotated[
 ]
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 
+
+def _local(path: str) -> str:
+    """A path of this machine as a shell would give it, with the home folder in the place of `~`."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise InputError(
+            f"{path}: is a URL, and only files and folders of this machine are read and written; mount the bucket or "
+            "the share (gcsfuse, s3fs, rclone mount), or copy what is there, and name the folder"
+        )
+    if not path:
+        raise InputError("a path is empty; name a file or a folder")
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise InputError(f"{path}: nobody of this name has a home folder; a folder of this name is ./{path}") from None
+
+
+def _local_path(path: str) -> Path:
+    return Path(_local(path))
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="PRESET|FILE", parser=_local, help="A preset (`jaxloop presets`) or a TOML file.")
+]
+RunFolder = Annotated[Path, typer.Argument(parser=_local_path, metavar="DIR", help="A run folder, finished or not.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 TextFile = Annotated[
-    str, typer.Argument(metavar="FILE|-", help="A text file with an expression a line, or - for standard input.")
+    str,
+    typer.Argument(
+        parser=_local, metavar="FILE|-", help="A text file with an expression a line, or - for standard input."
+    ),
 ]
 
 
@@ -58,10 +86,15 @@ def _options(
 @app.command()
 def run(
     context: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset (`jaxloop presets`) or a TOML file.")],
+    source: Source,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; by default runs/ with the preset's or the file's name.")
+        Path | None,
+        typer.Option(
+            parser=_local_path,
+            metavar="DIR",
+            help="The run folder; by default runs/ with the preset's or the file's name.",
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
     plan: Annotated[
@@ -117,7 +150,7 @@ def run(
 
     folder = out or Path("runs") / Path(source).stem
     stop = context.obj
-    stop.graceful = True
+    stop.graceful, stop.unfinished = True, _STOPPED
     if not debug:
         # Orbax logs whole tracebacks of what is reported here in one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -133,15 +166,20 @@ def run(
         _leave(_STOPPED, 130)
     if answer.figures:
         print("\n".join(answer.lines))
-        print(f"results: {folder}")
-        print(f"figures: {', '.join(map(str, answer.figures))}")
+        print(printable(f"results: {folder}"))
+        print(printable(f"figures: {', '.join(map(str, answer.figures))}"))
 
 
 @app.command()
 def summary(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Run folders, finished or not.")],
+    folders: Annotated[
+        list[Path], typer.Argument(parser=_local_path, metavar="DIR...", help="Run folders, finished or not.")
+    ],
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Write the whole table there too, as in summary.csv.")
+        Path | None,
+        typer.Option(
+            parser=_local_path, metavar="FILE.csv", help="Write the whole table there too, as in summary.csv."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -160,7 +198,7 @@ def summary(
     from jaxloop.joined import join_runs, write_csv
     from jaxloop.printing import show_summary
 
-    joined = join_runs(folders, lambda message: print(f"jaxloop: {message}", file=sys.stderr))
+    joined = join_runs(folders, lambda message: print(f"jaxloop: {printable(message)}", file=sys.stderr))
     show_summary(joined.rows, joined.axes, Console())
     if output is not None:
         write_csv(joined, output)
@@ -168,7 +206,7 @@ def summary(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, finished or not.")],
+    folder: RunFolder,
     debug: Debug = False,
 ) -> None:
     """Check that a run folder is what the run wrote: settings, tables, samples, checkpoints, figures.
@@ -184,14 +222,14 @@ def verify(
     if found.damages:
         files = f"{len(found.damages)} file{'' if len(found.damages) == 1 else 's'}"
         _leave(f"{folder}: {files} damaged; copies of them can be put back, else start anew with --overwrite", 1)
-    print(f"{folder}: whole; {found.generations} finished generations of {found.loops} loops")
+    print(printable(f"{folder}: whole; {found.generations} finished generations of {found.loops} loops"))
 
 
 @app.command()
 def bench(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(metavar="[PRESET|FILE]", help="What to measure; `bench` is every default.")
+        str, typer.Argument(parser=_local, metavar="[PRESET|FILE]", help="What to measure; `bench` is every default.")
     ] = "bench",
     overrides: Overrides = None,
     repeats: Annotated[
@@ -200,12 +238,15 @@ def bench(
     against: Annotated[
         str | None, typer.Option(metavar="nanogpt", help="Measure another program by turns, on the same data.")
     ] = None,
-    nanogpt: Annotated[Path | None, typer.Option(metavar="PATH", help="A checkout of nanoGPT.")] = None,
+    nanogpt: Annotated[
+        Path | None, typer.Option(parser=_local_path, metavar="PATH", help="A checkout of nanoGPT.")
+    ] = None,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Measure how cost grows with n, context, generations, loops and width.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the JSON there, and not to standard output.")
+        Path | None,
+        typer.Option(parser=_local_path, metavar="FILE", help="Write the JSON there, and not to standard output."),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -270,10 +311,18 @@ def check(
     file: TextFile,
     overrides: Overrides = None,
     preset: Annotated[
-        str | None, typer.Option(help="The preset or file whose language gives log_prob; by default paper.")
+        str | None,
+        typer.Option(
+            parser=_local,
+            metavar="PRESET|FILE",
+            help="The preset or file whose language gives log_prob; by default paper.",
+        ),
     ] = None,
     run_folder: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="A run, whose language and whose model are asked.")
+        Path | None,
+        typer.Option(
+            "--run", parser=_local_path, metavar="DIR", help="A run, whose language and whose model are asked."
+        ),
     ] = None,
     loop: Annotated[
         int | None, typer.Option(min=0, help="Which loop of that run, by default 0; its newest model is asked.")
@@ -313,7 +362,7 @@ def diversity(
 
 @app.command()
 def language(
-    source: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="Whose language.")],
+    source: Annotated[str, typer.Argument(parser=_local, metavar="PRESET|FILE", help="Whose language.")],
     overrides: Overrides = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     debug: Debug = False,
@@ -345,11 +394,14 @@ def settings(debug: Debug = False) -> None:
 
 
 class _Stop:
-    """What Ctrl-C and SIGTERM do: end at once, or, while a run asks for grace, only tell it that they came."""
+    """What Ctrl-C and SIGTERM do: end at once, or, while a run asks for grace, only tell it that they came.
+
+    Most commands keep nothing, and promise nothing; those that keep something, or lose much, set `unfinished`.
+    """
 
     def __init__(self):
         self.graceful = self.requested = False
-        self.unfinished = _STOPPED
+        self.unfinished = "stopped"
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._receive)
@@ -365,7 +417,7 @@ def _leave(message: str, code: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
         sys.stdout.flush()
     with contextlib.suppress(OSError, AttributeError):
-        print(f"jaxloop: {message}", file=sys.stderr, flush=True)
+        print(f"jaxloop: {printable(message)}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
@@ -377,6 +429,9 @@ def main() -> None:
         sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
     if sys.stdout is None or sys.stderr is None:
         _leave("standard output or standard error is closed", 1)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the encoding has no characters for must not cost an answer.
+        stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(standalone_mode=False, obj=stop))
     except BrokenPipeError:

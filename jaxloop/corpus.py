@@ -1,5 +1,6 @@
 """The commands that read or show text: check, diversity, language."""
 
+import codecs
 import contextlib
 import itertools
 import json
@@ -7,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -30,8 +31,8 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def open_lines(file: str) -> Iterator[BinaryIO]:
-    """Open a file, or standard input for `-`, as lines of bytes.
+def open_lines(file: str) -> Iterator[Iterator[bytes]]:
+    """Open a file, or standard input for `-`, as lines of bytes, without the mark that some editors write first.
 
     Raises:
       InputError: it cannot be read.
@@ -39,7 +40,7 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
     if file == "-":
         if sys.stdin is None:
             raise InputError("standard input is closed; name a file")
-        yield sys.stdin.buffer
+        yield _without_mark(sys.stdin.buffer, "standard input")
         return
     with contextlib.ExitStack() as stack:
         try:
@@ -47,7 +48,22 @@ def open_lines(file: str) -> Iterator[BinaryIO]:
             lines.peek()
         except (OSError, ValueError) as error:
             raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        yield lines
+        yield _without_mark(lines, file)
+
+
+def _without_mark(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Lines of UTF-8 without a byte-order mark, which is no part of the first one.
+
+    Raises:
+      InputError: the mark is that of another encoding.
+    """
+    lines = iter(lines)
+    first = next(lines, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{name}: is text in UTF-16; save it in UTF-8")
+    if first := first.removeprefix(codecs.BOM_UTF8):
+        yield first
+    yield from lines
 
 
 class RunModel:

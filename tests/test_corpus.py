@@ -262,6 +262,31 @@ def test_input_that_cannot_be_read(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("from_stdin", [True, False])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(preset, tmp_path, monkeypatch, from_stdin):
+    """Catches the first line of a file from Windows judged invalid, or taken for another word by the diversity."""
+
+    def opened(data):
+        path = tmp_path / "x.txt"
+        path.write_bytes(data)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return open_lines("-" if from_stdin else str(path))
+
+    mark = "\ufeff".encode()
+    out = io.StringIO()
+    with opened(mark + b"( not False )\n( not False )") as lines:
+        check_lines(lines, load(preset), out)
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first == second and first["verdict"] == "true"
+    with opened(mark + b"True\nTrue\n" + mark + b"True") as lines:
+        assert list(lines) == [b"True\n", b"True\n", mark + b"True"]
+    for data, expected in ((mark, []), (b"", []), (mark + b"\n", [b"\n"])):
+        with opened(data) as lines:
+            assert list(lines) == expected
+    with opened("True\n".encode("utf-16")) as lines, pytest.raises(InputError, match="UTF-16; save it in UTF-8"):
+        list(lines)
+
+
 def test_closed_standard_input(monkeypatch):
     """Catches an AttributeError where there is no standard input, as after `<&-`."""
     monkeypatch.setattr(sys, "stdin", None)
