@@ -60,7 +60,9 @@ def verify_run(path: Path) -> Findings:
         return Findings([str(error)], [], 0, 0)
     begun = []
     tell(lambda: begun.extend(run.begun()))
-    tell(lambda: notes.extend(run.unsealed()))
+    for index in layout.loops_with(path, "tables"):
+        if index < len(run.loops):
+            tell(lambda loop=run.loops[index]: notes.extend(_unfinished(run, loop)))
     generations = 0
     for loop in begun:
         generations += run.newest(loop) + 1
@@ -77,6 +79,27 @@ def verify_run(path: Path) -> Findings:
         if figure.exists():
             tell(lambda figure=figure: _require_picture(figure))
     return Findings(list(dict.fromkeys(damages)), notes, len(begun), generations)
+
+
+def _unfinished(run: StoredRun, loop: Loop) -> list[str]:
+    """A note where a run is writing a generation, or was stopped while it did.
+
+    Raises:
+      DamageError: something stands after what was sealed that no run leaves there.
+    """
+    rows = {name: run.unsealed(loop, name) for name in layout.TABLES}
+    kept, where = layout.sealed_generations(run.path, loop.index), layout.loop_folder(run.path, "tables", loop.index)
+    notes = (
+        [f"{where}: has rows of a generation that is not finished; nothing reads them"] if any(rows.values()) else []
+    )
+    # A run writes the metrics first.
+    if any(rows.values()) and not rows["metrics"]:
+        name = next(name for name, found in rows.items() if found)
+        raise DamageError(f"{layout.table_path(run.path, loop.index, name)}: has rows that no seal vouches for")
+    if kept and kept[0] > 0 and kept[0] - 1 not in kept:
+        seal = layout.seal_path(run.path, loop.index, kept[0] - 1)
+        notes.append(f"{seal}: is missing; there is no earlier generation to fall back on")
+    return notes
 
 
 def _checks_of(run: StoredRun, loop: Loop) -> Iterator[Callable[[], None]]:

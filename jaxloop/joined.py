@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from jaxloop import layout
 from jaxloop.collapse import collapse_rows
 from jaxloop.config import Loop
 from jaxloop.errors import InputError
@@ -90,8 +91,9 @@ def _read(
     """A run's loops, and rows of metrics.csv and provenance.csv by loop."""
     stored = StoredRun(folder)
     rows = stored.rows("metrics", "provenance")
-    for line in stored.unsealed():
-        warn(line)
+    for index in layout.loops_with(folder, "tables"):
+        if stored.unsealed(stored.loop(index)):
+            warn(f"{folder}: loop {index} has rows of a generation that is not finished; they are left out")
     try:
         metrics, provenance = map(as_frame, rows, ("metrics", "provenance"))
     except InputError as error:

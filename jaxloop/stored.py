@@ -280,26 +280,23 @@ class StoredRun:
                 rows += parse_table(tables[name], layout.table_path(self.path, loop.index, name))
         return found
 
-    def unsealed(self) -> list[str]:
-        """What is there of generations that no seal says are finished, in a sentence for each loop that has such.
+    def unsealed(self, loop: Loop, table: str = "metrics") -> list[dict[str, str]]:
+        """The rows of a loop's table that no seal is of: of the generation that a run may be writing.
 
         Raises:
-          DamageError: it is more than the one generation that a run may be writing.
+          DamageError: they are of more generations than one, or no rows.
         """
-        found = []
-        for index in layout.loops_with(self.path, "tables"):
-            loop, path = self.loops[index], layout.table_path(self.path, index, "metrics")
-            sealed = sealed_table(self.path, loop, self.seal(loop), "metrics") if self.newest(loop) is not None else b""
-            content = read_file(path, most_table_bytes(loop)) if path.exists() else b""
-            if len(content) > len(sealed):
-                header = content.partition(b"\n")[0] + b"\n" if sealed else b""
-                rows = parse_table(header + content[len(sealed) :], path)
-                if len(rows) > 1:
-                    raise DamageError(
-                        f"{path}: has {len(rows)} generations that no seal in {self.path / 'seals'} vouches for"
-                    )
-                found.append(f"{path}: has rows of a generation that is not finished; they are left out")
-        return found
+        path = layout.table_path(self.path, loop.index, table)
+        if not path.exists():
+            return []
+        sealed = sealed_table(self.path, loop, self.seal(loop), table) if self.newest(loop) is not None else b""
+        content = read_file(path, most_table_bytes(loop))
+        header = content.partition(b"\n")[0] + b"\n" if sealed else b""
+        rows = parse_table(header + content[len(sealed) :], path)
+        if len({row["generation"] for row in rows}) > 1:
+            seals = layout.loop_folder(self.path, "seals", loop.index)
+            raise DamageError(f"{path}: has several generations that no seal in {seals} vouches for")
+        return rows
 
     def samples(self, loop: int, generation: int) -> dict[str, np.ndarray]:
         """The samples of a generation of a loop, see `read_samples`.
