@@ -97,6 +97,7 @@ def run(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
+    no_figures: Annotated[bool, typer.Option("--no-figures", help="Write the tables and the answer only.")] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show cells, programs, expected time and memory; run nothing.")
     ] = False,
@@ -161,13 +162,12 @@ def run(
             hosts.connected(*meeting) if distributed or coordinator else contextlib.nullcontext(),
             RunDisplay(folder.resolve().name, console) as display,
         ):
-            answer = run_config(config, folder, command, display, overwrite, lambda: stop.requested)
+            drawn = run_config(config, folder, command, display, overwrite, lambda: stop.requested, not no_figures)
     except KeyboardInterrupt:
         _leave(_STOPPED, 130)
-    if answer.figures:
-        print("\n".join(answer.lines))
-        print(printable(f"results: {folder}"))
-        print(printable(f"figures: {', '.join(map(str, answer.figures))}"))
+    print(printable(f"results: {folder}"))
+    if drawn:
+        print(printable(f"figures: {', '.join(map(str, drawn))}"))
 
 
 @app.command()
@@ -424,6 +424,8 @@ def _leave(message: str, code: int) -> None:
 def main() -> None:
     """Run the command; every error is one line on standard error, and a traceback only with --debug."""
     stop = _Stop()
+    # Figures are files; what a notebook or a desktop chose for its own pictures may not even be there.
+    os.environ["MPLBACKEND"] = "agg"
     if "--debug" not in sys.argv:
         # Threads of libraries print tracebacks of what is reported here in one line.
         sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None

@@ -87,6 +87,12 @@ class RunDisplay:
             soft_wrap=True,
         )
 
+    def answer(self, lines: list[str]) -> None:
+        """Print what came out, below the table as it stands at the end."""
+        self.__exit__()
+        self._live = None
+        print("\n".join(lines), flush=True)
+
     def warn(self, message: str) -> None:
         """Print a warning."""
         Console(stderr=True).print(f"jaxloop: {message}", soft_wrap=True, highlight=False, markup=False)

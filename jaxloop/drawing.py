@@ -1,5 +1,6 @@
 """What all figures share: colours of cells, lines of learners, courses with their bands, files written whole."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from jaxloop.files import write_whole
 from jaxloop.stats import FEWEST_SEEDS, bootstrap_band
 from jaxloop.tables import Cell
 
@@ -29,6 +31,36 @@ STYLES = {
 }
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+MOST_PANELS = 12
+MOST_LINES = 24
+_MOST_CONTROLS = 4
+_MOST_PIXELS = 3900
+
+
+def chosen(items: list, most: int) -> list:
+    """At most so many of the items: the first, the last, and what lies evenly between them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place] for place in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
+def few_cells(rows: pd.DataFrame, axes: list[str], most: int) -> tuple[pd.DataFrame, str]:
+    """The rows of at most so many cells, and of a few controls, and in words how many were left out, if any.
+
+    Args:
+      rows: of metrics or of summary.csv.
+      axes: what tells cells apart, beside whether they are controls.
+      most: how many cells are shown, controls aside.
+    """
+    number = rows.groupby(["control", *axes], sort=False, dropna=False).ngroup()
+    is_control = rows["control"].to_numpy() == 1
+    kinds = [list(dict.fromkeys(number[of_kind])) for of_kind in (~is_control, is_control)]
+    kept = [*chosen(kinds[0], most), *chosen(kinds[1], _MOST_CONTROLS)]
+    total = sum(map(len, kinds))
+    words = f"{len(kept)} of {total:,} shown, all are in summary.csv" if len(kept) < total else ""
+    return rows[number.isin(kept)], words
 
 
 def colours(varied: int, controls: int) -> list:
@@ -83,7 +115,7 @@ def legend_handles(cells: list[Cell], cell_colours: list, learners: list[str]) -
 
 def spread_handles(cells: list[Cell]) -> list[Artist]:
     """What is drawn of seeds, in the words of a legend."""
-    seeds = max(cell.rows["seed"].nunique() for cell in cells)
+    seeds = max((cell.rows["seed"].nunique() for cell in cells), default=0)
     if seeds < FEWEST_SEEDS:
         return [Line2D([], [], color="#777777", linewidth=0.8, label=f"each of {seeds} seeds")] if seeds > 1 else []
     return [Patch(color="#777777", alpha=0.3, linewidth=0, label=f"95% band of the mean, {seeds} seeds")]
@@ -92,10 +124,6 @@ def spread_handles(cells: list[Cell]) -> list[Artist]:
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    try:
-        figure.savefig(partial, format="png", dpi=150)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=min(150, _MOST_PIXELS / max(figure.get_size_inches())))
+    write_whole(path, content.getvalue())

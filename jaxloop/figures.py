@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from jaxloop.drawing import SHARES, STYLES, colours, colours_of, draw_course, learners_of, spread_handles, write_figure
+from jaxloop.drawing import (
+    MOST_LINES,
+    MOST_PANELS,
+    SHARES,
+    STYLES,
+    chosen,
+    colours,
+    colours_of,
+    draw_course,
+    few_cells,
+    learners_of,
+    spread_handles,
+    write_figure,
+)
+from jaxloop.errors import printable
 from jaxloop.layout import FIGURES
 from jaxloop.report import draw_overview
 from jaxloop.summary import MOSTLY_TRUE, last_generation
@@ -24,10 +40,28 @@ _HARDLY_TRUE = f"under {MOSTLY_TRUE:g} of the samples true"
 _MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
 
 
+_TITLES = {
+    "overview": "samples, tails and diversity",
+    "diversity": "kept diversity by generation",
+    "final": "what was kept, and when it collapsed",
+    "correctness": "true, false and invalid samples",
+    "heat_map": "kept diversity over two settings",
+}
+
+
 def draw_all(
-    metrics: pd.DataFrame, tails: pd.DataFrame, summary: list[dict], axes: list[str], learner: str, folder: Path
+    metrics: pd.DataFrame,
+    tails: pd.DataFrame,
+    summary: list[dict],
+    axes: list[str],
+    learner: str,
+    folder: Path,
+    warn: Callable[[str], None],
+    watch: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """Draw every figure that makes sense for a run, and remove what is left of the others.
+    """Draw every figure that makes sense for a run, each for itself, and remove what is left of the others.
+
+    Matplotlib's own defaults are used, whatever the user's are.
 
     Args:
       metrics: the rows of metrics.csv.
@@ -35,7 +69,9 @@ def draw_all(
       summary: the rows of summary.csv.
       axes: the axes of the grid, which are columns of `metrics`.
       learner: whose loops they are, where that is no axis.
-      folder: where to write; it is made.
+      folder: where to write, in the run's folder; it is made.
+      warn: is told which figure could not be drawn or written, and why.
+      watch: called before each figure; what it raises ends that.
 
     Returns:
       The paths of what was drawn.
@@ -53,14 +89,26 @@ def draw_all(
         "correctness": lambda: draw_correctness(metrics, axes),
         "heat_map": lambda: draw_heat_map(of_cells, free),
     }
+    run, seeds = printable(folder.resolve().parent.name), metrics["seed"].nunique()
     paths = []
     for name in FIGURES:
-        path, figure = folder / f"{name}.png", makers[name]()
-        if figure:
-            write_figure(figure, path)
-            paths.append(path)
-        else:
-            path.unlink(missing_ok=True)
+        watch()
+        path = folder / f"{name}.png"
+        try:
+            with matplotlib.style.context("default"):
+                figure = makers[name]()
+                if figure:
+                    title = f"{run}: {_TITLES[name]}, {seeds} seed{'' if seeds == 1 else 's'}"
+                    title += f"\n({figure.get_suptitle()})" if figure.get_suptitle() else ""
+                    # Not as a formula, whatever signs a folder's name has.
+                    figure.suptitle(title, parse_math=False, fontsize="medium")
+                    write_figure(figure, path)
+                    paths.append(path)
+                else:
+                    path.unlink(missing_ok=True)
+        except Exception as error:  # Whatever goes wrong with a picture, the tables and the others are there.
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            warn(f"{path}: could not be drawn: {reason.splitlines()[0][:200]}")
     return paths
 
 
@@ -73,10 +121,12 @@ def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
       metrics: the rows of metrics.csv, with the learner's name and kept diversity.
       axes: the axes of the grid but for the learner.
     """
-    if len(cells_of(metrics, [*axes, LEARNER])) < 2:
+    if len(metrics.drop_duplicates(["control", *axes, LEARNER])) < 2:
         return None
     first = _varied(metrics, axes)[:1]
     others = [axis for axis in axes if axis not in first]
+    metrics, fewer_lines = few_cells(metrics, first, MOST_LINES // 2)
+    metrics, fewer_panels = few_cells(metrics, [*others, LEARNER], MOST_PANELS)
     lines = cells_of(metrics, first)
     colour_of = dict(zip([line.label for line in lines], colours_of(lines), strict=True))
     learners = learners_of(metrics[LEARNER])
@@ -95,6 +145,8 @@ def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
         for learner, label in titles
     ]
     figure, panels = _panels(words, 4.0, 3.2, 0.2 * -(-len(handles) // legend_columns))
+    fewer = {"lines": fewer_lines, "panels": fewer_panels}
+    figure.suptitle("; ".join(f"{what}: {left_out}" for what, left_out in fewer.items() if left_out))
     for panel, (learner, label) in zip(panels, titles, strict=True):
         panel.axhline(1, color="black", linewidth=0.8, alpha=0.6)
         for cell in cells_of(metrics[metrics[LEARNER] == learner], axes):
@@ -103,7 +155,7 @@ def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
                 draw_course(panel, courses(cell.rows, "kept_diversity"), colour_of[line], learner)
         panel.set(xlim=(0, max(int(metrics["generation"].max()), 1)))
         # A band may be as wide as it likes; the means must be seen.
-        panel.set_ylim(0, 1.1 * max(1.0, metrics["kept_diversity"].max()))
+        panel.set_ylim(0, 1.1 * np.nanmax([1.0, metrics["kept_diversity"].max()]))
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.set_xlabel("generation")
         if panel.get_subplotspec().is_first_col():
@@ -119,11 +171,13 @@ def draw_correctness(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
       metrics: the rows of metrics.csv, with the learner's name.
       axes: the axes of the grid but for the learner.
     """
+    metrics, left_out = few_cells(metrics, axes, MOST_LINES)
     cells, learners = cells_of(metrics, axes), learners_of(metrics[LEARNER])
     if len(cells) * len(learners) < 2:
         return None
     titles = learners if learners != ["transformer"] else [""]
     figure, panels = _panels(titles, 4.2, 0.5 * len(cells) + 0.6, 0.4, side=1.8)
+    figure.suptitle(left_out)
     for panel, learner in zip(panels, learners, strict=True):
         for place, cell in enumerate(cells):
             rows = cell.rows[cell.rows[LEARNER] == learner]
@@ -164,6 +218,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     axis = varied[0]
     places = _places(of_cells, axis)
     series_axes = [other for other in [*axes, LEARNER] if other != axis]
+    of_cells, left_out = few_cells(of_cells, series_axes, MOST_PANELS)
     series = list(of_cells.groupby(["control", *series_axes], sort=False, dropna=False))
     # A colour for each combination of the other axes, whatever the learner.
     labels = [_series_label(rows.iloc[0], [other for other in axes if other != axis]) for _, rows in series]
@@ -171,6 +226,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     colour_of = dict(zip([*kinds[0], *kinds[1]], colours(*map(len, kinds)), strict=True))
 
     figure = Figure(figsize=(10.5, 4.4 + 0.1 * len(series)), layout="constrained")
+    figure.suptitle(left_out and f"series: {left_out}")
     left, right = figure.subplots(1, 2)
     gap, handles = np.diff(sorted(places.of.values())).min(), []
     for number, (label, (_, rows)) in enumerate(zip(labels, series, strict=True)):
@@ -192,8 +248,9 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         words += [learner] if axis != LEARNER and (of_cells[LEARNER].nunique() > 1 or not words) else []
         handles.append(Line2D([], [], label=", ".join(words) or "all loops", **style))
     for panel in (left, right):
-        crowded = len("".join(places.labels)) > 45
-        panel.set_xticks(list(places.of.values()), places.labels, fontsize="small", rotation=30 if crowded else 0)
+        ticks = chosen(list(zip(places.of.values(), places.labels, strict=True)), MOST_LINES)
+        crowded = sum(len(label) for _, label in ticks) > 45
+        panel.set_xticks(*zip(*ticks, strict=True), fontsize="small", rotation=30 if crowded else 0)
         panel.set_xlabel(axis_name(axis))
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     with_intervals = of_cells["kept_diversity_low"].notna().any()
@@ -232,7 +289,9 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     across_places, down_places = _places(of_cells, across), _places(of_cells, down)
     columns, rows = ({value: place for place, value in enumerate(places.of)} for places in (across_places, down_places))
     learners = learners_of(of_cells[LEARNER])
-    size = (0.75 * len(columns) + 1.2, 0.5 * len(rows) + 0.8)
+    # Numbers in the fields as long as they can be read.
+    written = max(len(columns), len(rows)) <= MOST_LINES
+    size = (0.75 * min(len(columns), MOST_LINES // 2) + 1.2, 0.5 * min(len(rows), MOST_LINES // 2) + 0.8)
     titles = learners if learners != ["transformer"] else [""]
     figure, panels = _panels(titles, max(size[0], 3.0), max(size[1], 2.0), 0.4)
     most = max(1.0, float(of_cells["kept_diversity"].max()))
@@ -245,17 +304,24 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
             values[place], noise[place] = cell["kept_diversity"], _is_noise(cell)
         image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
-            if np.isfinite(value):
+            if np.isfinite(value) and written:
                 colour = "black" if value > 0.5 * most else "white"
                 text = f"({value:.2f})" if noise[row, column] else f"{value:.2f}"
-                panel.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-        panel.set_xticks(range(len(columns)), across_places.labels, fontsize="small")
-        panel.set_yticks(range(len(rows)), down_places.labels, fontsize="small")
+                panel.text(
+                    column, row, text, ha="center", va="center", color=colour, fontsize=_field_font(values.shape)
+                )
+        for set_ticks, labels in ((panel.set_xticks, across_places.labels), (panel.set_yticks, down_places.labels)):
+            set_ticks(*zip(*chosen(list(enumerate(labels)), MOST_LINES // 2), strict=True), fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
     bar = figure.colorbar(image, ax=list(panels))
     brackets = f"\n(in brackets: {_HARDLY_TRUE})" if _is_noise(of_cells).any() else ""
     bar.set_label(f"kept diversity, last generations{brackets}", fontsize="small")
     return figure
+
+
+def _field_font(shape: tuple[int, ...]) -> float:
+    """The size of numbers in the fields of a heat map of this many rows and columns."""
+    return 9 if max(shape) <= MOST_LINES // 2 else 5
 
 
 def _panels(

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxloop.drawing import SHARES, colours_of, draw_course, learners_of, legend_handles
+from jaxloop.drawing import MOST_PANELS, SHARES, colours_of, draw_course, few_cells, learners_of, legend_handles
 from jaxloop.tables import LEARNER, Cell, cells_of, courses
 
 _MOST_COLUMNS = 4
@@ -30,26 +31,29 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     """
     learners = learners_of(metrics[LEARNER])
     shown = learners[0]
+    metrics, left_out = few_cells(metrics, axes, MOST_PANELS)
     cells = cells_of(metrics, axes)
     colours = colours_of(cells)
     main = cells_of(metrics[metrics[LEARNER] == shown], axes)
     panels = [cell for cell in main if not cell.control] or main
     columns = min(len(panels), _MOST_COLUMNS)
     panel_rows = -(-len(panels) // columns)
-    tenths = tails[tails["classes"] == "tenth"]
+    tenths = tails[(tails["classes"] == "tenth") & tails["loop"].isin(metrics["loop"])]
     kinds = [_draw_correctness, *([_draw_tenths] if len(tenths) else [])]
 
     lines = 1 + bool(len(tenths))
-    heights = [2.1] * panel_rows * len(kinds) + [3.2] * lines
+    heights = [0.25] + [2.1] * panel_rows * len(kinds) + [3.2] * lines
     figure = Figure(figsize=(max(7.6, 3.2 * columns), sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(left_out)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    bands = {}
     last_generation = max(int(metrics["generation"].max()), 1)
     # Where nearly all samples are true, the axis begins higher, or the rise could not be seen.
     lowest_share = 0.8 if metrics.loc[metrics[LEARNER] == shown, "true_share"].min() > 0.85 else 0
     for place, cell in enumerate(panels):
         for kind, draw in enumerate(kinds):
-            panel = figure.add_subplot(grid[(place // columns) * len(kinds) + kind, place % columns])
-            draw(panel, cell.rows, tenths[tenths["loop"].isin(cell.rows["loop"])], first=place == 0)
+            panel = figure.add_subplot(grid[1 + (place // columns) * len(kinds) + kind, place % columns])
+            bands |= draw(panel, cell.rows, tenths[tenths["loop"].isin(cell.rows["loop"])])
             panel.set(xlim=(0, last_generation), ylim=(0 if kind else lowest_share, 1))
             panel.xaxis.get_major_locator().set_params(integer=True)
             if kind == 0:
@@ -58,6 +62,11 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
             if place % columns:
                 panel.set_ylabel("")
                 panel.set_yticklabels([])
+
+    # Above all panels, for in each of them something dies in the corner where a legend would be.
+    top = figure.add_subplot(grid[0, :])
+    top.set_axis_off()
+    top.legend(bands.values(), bands.keys(), fontsize="small", loc="center", ncols=len(bands), frameon=False)
 
     panel = figure.add_subplot(grid[len(heights) - lines, :])
     real = metrics.loc[metrics["generation"] == 0, "training_diversity"].mean()
@@ -86,35 +95,25 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     return figure
 
 
-def _draw_correctness(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame, first: bool) -> None:
-    """The shares of true, false and invalid samples."""
+def _draw_correctness(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame) -> dict[str, Artist]:
+    """The shares of true, false and invalid samples; the bands by their names."""
     means = _widened(rows.groupby("generation")[list(SHARES)].mean())
-    panel.stackplot(
-        means.index,
-        *(means[share] for share in SHARES),
-        colors=[colour for _, colour in SHARES.values()],
-        labels=[name for name, _ in SHARES.values()],
-    )
+    colours = [colour for _, colour in SHARES.values()]
+    bands = panel.stackplot(means.index, *(means[share] for share in SHARES), colors=colours)
     panel.set_ylabel("share of samples")
-    if first:
-        panel.legend(loc="lower left", fontsize="small", framealpha=0.9)
+    return {name: band for (name, _), band in zip(SHARES.values(), bands, strict=True)}
 
 
-def _draw_tenths(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame, first: bool) -> None:
-    """The model's mass in each tenth of the source, and what lies outside of its support."""
+def _draw_tenths(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame) -> dict[str, Artist]:
+    """The model's mass in each tenth of the source, and what lies outside of its support; some bands by their names."""
+    panel.set_ylabel("the model's mass,\nby tenths of the source")
+    if tenths["model_share"].isna().all():
+        return {}
     means = _widened(tenths.pivot_table(index="generation", columns="class", values="model_share"))
     means = means[sorted(means.columns, key=int)].assign(outside=lambda inside: 1 - inside.sum(axis=1))
     colours = [*matplotlib.colormaps["cividis"](np.linspace(0, 1, len(means.columns) - 1)), "#999999"]
     bands = panel.stackplot(means.index, means.to_numpy().T, colors=colours, linewidth=0.4, edgecolor="white")
-    panel.set_ylabel("the model's mass,\nby tenths of the source")
-    if first:
-        panel.legend(
-            [bands[-1], bands[-2], bands[0]],
-            ["outside the source", "least probable tenth", "most probable tenth"],
-            loc="lower left",
-            fontsize="small",
-            framealpha=0.9,
-        )
+    return {"most probable tenth": bands[0], "least probable": bands[-2], "outside the source": bands[-1]}
 
 
 def _widened(means: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import pandas as pd
@@ -15,7 +15,6 @@ from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import provenance_counts
 from jaxloop.derived import analyse
 from jaxloop.errors import InputError, RunError
-from jaxloop.figures import draw_all
 from jaxloop.learners import half_as_many, make_learner
 from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
@@ -37,15 +36,11 @@ class Display(Protocol):
     def finished(self, loop: Loop, generation: int, columns: dict) -> None:
         """A generation of a loop is measured and kept."""
 
+    def answer(self, lines: list[str]) -> None:
+        """What came out, so far as there is something: said before anything is drawn."""
+
     def warn(self, message: str) -> None:
         """Something is not as it should be, and the run goes on."""
-
-
-class Answer(NamedTuple):
-    """What a run came to."""
-
-    lines: list[str]  # for the terminal
-    figures: list[Path]
 
 
 def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement, dict[str, list[dict]]]:
@@ -93,19 +88,21 @@ def run(
     display: Display,
     overwrite: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Answer:
+    figures: bool = True,
+) -> list[Path]:
     """Run every loop of a config, or what is left of it, and say and draw what came out.
 
     Args:
       config: what to run.
       path: the run folder.
       command: how this was called, for the manifest.
-      display: is told of the progress.
+      display: is told of the progress, and of what came out: also where the run breaks off.
       overwrite: start anew where the folder holds a run.
       stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
+      figures: whether they are drawn.
 
     Returns:
-      What came out, so far as the loops of all processes are known to this one: to the first of several.
+      The figures that were drawn, in the first of several processes.
 
     Raises:
       InputError: the folder cannot be used.
@@ -150,18 +147,18 @@ def run(
         except Exception as error:
             failure = error
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError, InputError):
-                close(folder, config)
+            with contextlib.suppress(OSError, InputError, RunError):
+                close(folder, config, display, figures)
             raise
         agreed = hosts.all_agree("has everything gone well?", failure is None, stop_if_requested)
         if failure:
-            with contextlib.suppress(OSError, InputError):
-                close(folder, config)
+            with contextlib.suppress(OSError, InputError, RunError):
+                close(folder, config, display, figures)
             raise failure
-        answer = close(folder, config)
+        drawn = close(folder, config, display, figures, stop_if_requested)
     if not agreed:
         raise RunError("another process of this run broke off; what was finished is kept, and the same command goes on")
-    return answer
+    return drawn
 
 
 def run_program(
@@ -216,17 +213,35 @@ def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
     )
 
 
-def close(folder: RunFolder, config: Config) -> Answer:
-    """Bring manifest, derived tables and figures up to date, and say what came out so far; in the first process."""
+def close(
+    folder: RunFolder, config: Config, display: Display, figures: bool, watch: Callable[[], None] = lambda: None
+) -> list[Path]:
+    """Bring manifest and derived tables up to date, say what came out so far, then draw it; in the first process.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      display: is told the answer, and of figures that cannot be drawn.
+      figures: whether they are drawn.
+      watch: called before each figure; what it raises ends that.
+
+    Returns:
+      The figures that were drawn.
+    """
     if not hosts.is_first():
-        return Answer([], [])
+        return []
     folder.write_manifest()
     folder.join()
     analysis = analyse(folder.stored())
     if not analysis:
-        return Answer([], [])
+        return []
+    axes, learner = config.axes, config.learner.name
+    display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner))
     for name, rows in analysis.derived.items():
         folder.write_derived(name, rows)
-    metrics, tails, axes, learner = analysis.metrics, analysis.tails, config.axes, config.learner.name
-    figures = draw_all(metrics, tails, analysis.derived["summary"], axes, learner, folder.path / "figures")
-    return Answer(answer_lines(metrics, analysis.derived["collapse"], axes, learner), figures)
+    if not figures:
+        return []
+    from jaxloop.figures import draw_all
+
+    summary, place = analysis.derived["summary"], folder.path / "figures"
+    return draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)

@@ -48,6 +48,9 @@ class _Clock:
     def finished(self, loop, generation, columns) -> None:
         self.last_ended = time.perf_counter()
 
+    def answer(self, lines) -> None:
+        pass
+
     def warn(self, message) -> None:
         print(message, file=sys.stderr)
 

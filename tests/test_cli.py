@@ -1,4 +1,6 @@
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +125,22 @@ def undisturbed(tmp_path_factory):
     )
     assert lines[-2:] == [f"results: {folder}", f"figures: {figures}"]
     return folder
+
+
+def test_the_answer_is_there_whatever_becomes_of_the_figures(tmp_path):
+    """Catches a picture that is drawn before the answer; Jupyter's MPLBACKEND, which need not be installed here."""
+    command = ["run", "quick", *SETTINGS, "learner.name=resample", "--out", str(tmp_path / "run")]
+    elsewhere = {**os.environ, "MPLBACKEND": "module://matplotlib_inline_that_is_not_there.backend"}
+    for more in (["--no-figures"], []):
+        done = subprocess.run([*JAXLOOP, *command, *more], capture_output=True, text=True, env=elsewhere, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("figures: " in done.stdout) == (not more) and (tmp_path / "run/figures").exists() == (not more)
+    shutil.rmtree(tmp_path / "run/figures")
+    (tmp_path / "run/figures").write_text("in the way")
+    done = call(*command)
+    assert done.returncode == 0 and "kept diversity" in done.stdout and "figures: " not in done.stdout
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4 and all("could not be drawn" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 from test_summary import NO_TAILS, SHARE, level, summed, table
 
-from jaxloop import drawing
+from jaxloop import drawing, figures
 from jaxloop.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map
 from jaxloop.layout import FIGURES
 from jaxloop.tables import with_kept_diversity
@@ -44,7 +44,11 @@ RUNS = {
 
 
 def draw(metrics, axes, folder):
-    return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder)
+    return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder, no_warning)
+
+
+def no_warning(message):
+    raise AssertionError(message)
 
 
 FIVE, ONE = (0, 1, 2, 3, 4), (0,)
@@ -80,20 +84,61 @@ def test_one_generation_and_thirty_cells(tmp_path):
     assert all(max(imread(path).shape) < 8000 for path in paths)
 
 
-def test_a_figure_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
-    """A figure cut off in the middle of writing, in place of the last good one."""
-    path = tmp_path / "final.png"
-    path.write_text("the last good one")
+def test_a_figure_that_fails_is_named_and_costs_no_other(tmp_path, monkeypatch):
+    """Catches a picture that takes the answer and all other pictures along: a missing font, a full disk."""
 
-    class Broken:
-        def savefig(self, partial, **_):
-            partial.write_text("half")
-            raise OSError("disk full")
+    def fail(*_):
+        raise ValueError("no LaTeX\nand more")
 
-    with pytest.raises(OSError, match="disk full"):
-        drawing.write_figure(Broken(), path)
-    assert [file.name for file in tmp_path.iterdir()] == ["final.png"]
-    assert path.read_text() == "the last good one"
+    monkeypatch.setattr(figures, "draw_final", fail)
+    (tmp_path / "correctness.png").mkdir()
+    axes, told = {SHARE: (0.0, 0.5)}, []
+    metrics = table(grid(axes), (0, 1, 2))
+    paths = draw_all(metrics, NO_TAILS, summed(metrics, [SHARE]), [SHARE], "transformer", tmp_path, told.append)
+    assert {path.stem for path in paths} == {"overview", "diversity"}
+    assert told == [
+        f"{tmp_path}/final.png: could not be drawn: ValueError: no LaTeX",
+        f"{tmp_path}/correctness.png: could not be drawn: Is a directory",
+    ]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_users_own_style_changes_nothing(tmp_path):
+    """A matplotlibrc with usetex and no LaTeX, or a dark style, would make of every figure another one, or none."""
+    axes = {SHARE: (0.0, 0.5)}
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 40, "axes.facecolor": "black"}):
+        paths = draw(table(grid(axes), (0, 1, 2)), [SHARE], tmp_path / "run" / "one")
+    for path in paths:
+        other = tmp_path / "run" / "other"
+        draw(table(grid(axes), (0, 1, 2)), [SHARE], other)
+        assert path.read_bytes() == (other / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("zero", ["one cell", "one seed", "all"])
+def test_first_data_without_diversity_can_be_drawn(tmp_path, zero):
+    """Axis limits that are not a number, where kept diversity is none."""
+    axes = {SHARE: (0.0, 0.5), TEMPERATURE: (0.5, 1.0)}
+    metrics = table(grid(axes), (0, 1, 2))
+    where = {"one cell": metrics[SHARE] == 0.5, "one seed": metrics["seed"] == 1, "all": metrics["seed"] >= 0}[zero]
+    metrics.loc[where, ["training_diversity", "diversity"]] = 0.0
+    assert {path.stem for path in draw(metrics, list(axes), tmp_path)} >= ALL
+
+
+def test_a_large_grid_is_bounded_and_says_what_is_left_out(tmp_path, monkeypatch):
+    """400 cells were a picture of 64,035 pixels."""
+    axes = {SHARE: tuple(place / 20 for place in range(20)), TEMPERATURE: tuple(1 + place / 20 for place in range(20))}
+    cells = [*grid(axes), {"axes": {SHARE: 1.0, TEMPERATURE: 1.0}, "kept": level(1.0), "control": 1}]
+    titles = []
+    monkeypatch.setattr(figures, "write_figure", lambda figure, path: titles.append(figure) or write(figure, path))
+    write = drawing.write_figure
+    paths = draw(table(cells, (0,), generations=2), list(axes), tmp_path / "$\\frac$")
+    assert {path.stem for path in paths} == {*ALL, "heat_map"}
+    assert all(max(imread(path).shape) <= 4000 for path in paths)
+    left_out = dict(zip((path.stem for path in paths), (figure.get_suptitle() for figure in titles), strict=True))
+    assert "13 of 401 shown, all are in summary.csv" in left_out["overview"]
+    assert "lines: 13 of 21 shown" in left_out["diversity"] and "panels: " in left_out["diversity"]
+    assert "25 of 401 shown" in left_out["correctness"] and "shown" not in left_out["heat_map"]
+    assert len(titles[0].axes) == 14 and len(titles[1].axes) <= 14
 
 
 def frame_of(cells, axes):
@@ -184,7 +229,7 @@ def test_a_setting_that_follows_from_another_is_no_axis_of_its_own(tmp_path):
     ]
     axes = [CYCLE, share]
     metrics = table(cells)
-    paths = draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", tmp_path)
+    paths = draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", tmp_path, no_warning)
     assert {path.stem for path in paths} == ALL
     of_cells, _ = frame_of(cells, axes)
     left = draw_final(of_cells, _free(of_cells, axes)).axes[0]

@@ -310,8 +310,10 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
 def test_a_loop_that_diverges_leaves_the_others_whole(tmp_path):
     """One bad learning rate in a grid must not cost the other cells, nor write numbers that are none."""
     grid = "grid={'train.learning_rate' = [1e-2, 1e6]}"
+    display = Silent()
     with pytest.raises(RunError, match=r"loop 1 in generation 0; .*learning_rate \(there 1e\+06\)"):
-        run_tiny(tmp_path / "run", grid)
+        run_tiny(tmp_path / "run", grid, display=display)
+    assert any(line.startswith("  learning rate 0.01: ") for line in display.lines), "the healthy cell has its answer"
     assert [row["loop"] for row in read(tmp_path / "run")] == ["0", "0", "0"]
 
 

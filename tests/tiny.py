@@ -1,7 +1,6 @@
 """A run of seconds: a small language, a small model, few steps."""
 
 from pathlib import Path
-from unittest import mock
 
 from jaxloop.config import Config
 from jaxloop.presets import load
@@ -46,6 +45,9 @@ class Silent:
         if len(self.kept) == self._stop_after:
             raise KeyboardInterrupt
 
+    def answer(self, lines) -> None:
+        self.lines = lines
+
     def warn(self, message) -> None:
         self.warnings.append(message)
 
@@ -57,8 +59,7 @@ def tiny_config(*overrides: str) -> Config:
 def run_silently(config: Config, path: Path, display: Silent | None = None, overwrite: bool = False) -> Silent:
     """A run without figures, which are most of the time of a run as short as these."""
     display = display or Silent()
-    with mock.patch("jaxloop.runner.draw_all", return_value=[]):
-        run(config, path, "test", display, overwrite)
+    run(config, path, "test", display, overwrite, figures=False)
     return display
 
 
