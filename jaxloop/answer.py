@@ -16,6 +16,8 @@ _FEWEST_VALUES = 3
 _SAME_DATA = 1.1  # times the diversity of other cells' first data: so much is chance
 _MARGIN = 0.1  # of the first data's diversity: what a fresh share that is enough may keep less than fresh data only
 _FRESH = "cycle.fresh_share"
+# In which a control differs from its cell.
+_OF_SHARES = ("cycle.generated_share", "cycle.rescue_generation", "cycle.rescue_fresh_share")
 
 
 def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
@@ -70,13 +72,13 @@ def _ranked(cells: list[Cell]) -> list[Cell]:
 def _ranking(learner: str, cells: list[Cell]) -> list[str]:
     """What each cell kept, and how far it is above the next one."""
     generations = {last_generation(cell.rows) for cell in cells}
-    fewest = min(cell.rows["seed"].nunique() for cell in cells)
-    enough = fewest >= FEWEST_SEEDS
+    most = max(cell.rows["seed"].nunique() for cell in cells)
+    enough = most >= FEWEST_SEEDS
     when = _when(min(generations)) if len(generations) == 1 else "each cell's last generations"
     each = "; 95% intervals, each by itself" if enough else ""
     lines = [f"kept diversity ({learner}, {when}): share of the first real data's diversity{each}"]
     if not enough:
-        lines.append(f"n too small for intervals: {fewest} seed{'' if fewest == 1 else 's'}")
+        lines.append(f"n too small for intervals: {_seeds(most)}")
     real = [cell.rows.loc[cell.rows["generation"] == 0, "training_diversity"].mean() for cell in cells]
     if max(real) > _SAME_DATA * min(real):
         lines.append(
@@ -94,19 +96,33 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
         if not len(final_S):
             lines.append(f"  {cell.label}: not defined, its first real data has no diversity")
             continue
-        text = share_text(final_S) if enough else f"{_mean(final_S):.3f}"
-        true = _mean(_final_S(cell, "true_share"))
-        if true < MOSTLY_TRUE:
-            text += f", but only {true:.2g} of the samples true"
+        # A cell that has lost its seeds takes no interval from the others.
+        few = f"{_mean(final_S):.3f}{f' ({_seeds(len(final_S))})' if enough else ''}"
+        text = (share_text(final_S) if len(final_S) >= FEWEST_SEEDS else few) + _noise(cell)
         if len(generations) > 1:
             text += f", {_when(last_generation(cell.rows))}"
         if place + 1 in places and len(_final_S(ranked[place + 1])):
-            text += f"; {_comparison(cell, ranked[place + 1], enough)}"
+            text += f"; {_comparison(cell, ranked[place + 1])}"
         lines.append(f"  {cell.label}: {text}")
     return lines
 
 
-def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _noise(cell: Cell) -> str:
+    """What is said of a cell whose diversity is mostly that of noise."""
+    true = _mean(_final_S(cell, "true_share"))
+    return f", but only {true:.2g} of the samples true" if true < MOSTLY_TRUE else ""
+
+
+def _half_of_longest(cells: list[Cell]) -> float:
+    """The last generation of a cell that has come half as far as the longest; one that diverged is often before it."""
+    return (max(last_generation(cell.rows) for cell in cells) + 1) / 2 - 1
+
+
+def _comparison(cell: Cell, below: Cell) -> str:
     """A cell against its neighbour, by the generations that both have; the ranking is by all that each has."""
     pair = paired(cell, below)
     if pair is None:
@@ -122,7 +138,7 @@ def _comparison(cell: Cell, below: Cell, enough: bool) -> str:
     direction = "above"
     if mean < 0:
         direction, mean, low, high = "below", -mean, -high, -low
-    interval = f" ({low:.3f} to {high:.3f})" if enough and seeds >= FEWEST_SEEDS else ""
+    interval = f" ({low:.3f} to {high:.3f})" if seeds >= FEWEST_SEEDS else ""
     apart = ": not told apart" if interval and low <= 0 <= high else ""
     in_seeds = f", in {of_this_sign}{of_all}" if seeds > 1 else ""
     return f"{direction} the next by {mean:.3f}{interval}{in_seeds}{at}{apart}"
@@ -146,7 +162,7 @@ def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
     compared = [one for one in compared if one[2]]
     if not compared:
         return []
-    if min(cell.rows["seed"].nunique() for cell in cells) < FEWEST_SEEDS:
+    if all(healthy.rows["seed"].nunique() < FEWEST_SEEDS for _, _, healthy in compared):
         return [f"how much fresh data is enough: not told with fewer than {FEWEST_SEEDS} seeds"]
     lines = []
     for label, group, healthy in compared[:_MOST_LINES]:
@@ -161,28 +177,40 @@ def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
 
 
 def _healthy(cell: Cell, cells: list[Cell], others: list[str]) -> Cell | None:
-    """The control of a cell: like it in all but the settings of the data cycle, or at least one of them, if it has."""
-    alike = [
-        other
-        for other in cells
-        if other.control
-        and all(other.axes[axis] == cell.axes[axis] for axis in others if not axis.startswith("cycle."))
-        and len(_final_S(other))
-    ]
-    return max(alike, key=lambda other: sum(other.axes[axis] == cell.axes[axis] for axis in others), default=None)
+    """The control of a cell: like it in all but its shares; in place of other cycles it runs under full_synthetic."""
+    axes = {axis: cell.axes[axis] for axis in others if axis not in _OF_SHARES}
+    if axes.get("cycle.name", "expanding") != "expanding":
+        axes["cycle.name"] = "full_synthetic"
+    alike = [other for other in cells if other.control and all(other.axes[axis] == axes[axis] for axis in axes)]
+    return next((other for other in alike if len(_final_S(other))), None)
 
 
 def _smallest(group: list[Cell], healthy: Cell) -> str:
-    """Which of the cells, in order of their fresh share, is the first from which on all are within the margin."""
-    pairs = [(cell.axes[_FRESH], paired(cell, healthy)) for cell in group]
-    found = [(share, pair.difference) for share, pair in pairs if pair and len(pair.difference_S) >= FEWEST_SEEDS]
-    if not found:
-        return "the cells share too few seeds with fresh data only"
-    within = [difference.low > -_MARGIN for _, difference in found]
+    """Which of the cells, in order of their fresh share, is the first from which on all are within the margin.
+
+    From the largest share down, each is tested only where all above it have passed: so the error of the whole statement
+    is that of a single test.
+    """
+    least = _half_of_longest([*group, healthy])
+    if last_generation(healthy.rows) < least:
+        return f"not told, fresh data only has come to generation {last_generation(healthy.rows)}"
+    within, words = [], []
+    for cell in group:
+        share, pair = f"{cell.axes[_FRESH]:g}", paired(cell, healthy)
+        if last_generation(cell.rows) < least:
+            within.append(False)
+            words.append(f"{share}, which has come to generation {last_generation(cell.rows)} only")
+        elif not pair or len(pair.difference_S) < FEWEST_SEEDS:
+            within.append(False)
+            words.append(f"{share}, which shares too few seeds with fresh data only")
+        else:
+            mean, low, high, _ = pair.difference
+            noise = _noise(cell)
+            within.append(low > -_MARGIN and not noise)
+            words.append(f"{share}, difference {mean:.3f} ({low:.3f} to {high:.3f}){noise}")
     first = len(within) - within[::-1].index(False) if False in within else 0
-    words = [f"{share:g}, difference {mean:.3f} ({low:.3f} to {high:.3f})" for share, (mean, low, high, _) in found]
-    if first == len(found):
-        return f"none of {', '.join(f'{share:g}' for share, _ in found)} is shown to be; {words[-1]}"
+    if first == len(within):
+        return f"none of {', '.join(f'{cell.axes[_FRESH]:g}' for cell in group)} is shown to be; {words[-1]}"
     return f"{words[first]}; " + (f"not shown for {words[first - 1]}" if first else "the smallest that was tried")
 
 
@@ -209,6 +237,12 @@ def _trends(cells: list[Cell], axes: list[str]) -> list[str]:
 
 def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     """Page's L over seeds for final kept diversity along one axis; nothing with fewer than three seeds."""
+    # One that diverged, or has few seeds, would leave the others no generation or no seed to be compared by.
+    cells = [cell for cell in cells if cell.rows["seed"].nunique() >= FEWEST_SEEDS]
+    least = _half_of_longest(cells) if cells else 0
+    cells = [cell for cell in cells if last_generation(cell.rows) >= least]
+    if len(cells) < _FEWEST_VALUES:
+        return None
     cells = sorted(cells, key=lambda cell: cell.axes[axis])
     by_cell = [courses(cell.rows, "kept_diversity") for cell in cells]
     shared = pd.concat(by_cell, axis=1, keys=range(len(cells)), join="inner")
@@ -235,14 +269,13 @@ def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:
 def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     """When cells collapsed, by the one meaning that is summed up."""
     criterion = next((row["criterion"] for row in collapse if row["meaning"] == MEANING), "")
-    lines, alive_loops, alive_cells, alive_until = [], 0, 0, math.inf
+    lines, alive, short, least = [], [], [], _half_of_longest(cells)
     for cell in cells:
         found = collapse_of(collapse, cell.rows)
         if not found.loops:
             continue
         if not found.collapsed:
-            alive_loops, alive_cells = alive_loops + found.loops, alive_cells + 1
-            alive_until = min(alive_until, found.last_generation)
+            (alive if last_generation(cell.rows) >= least else short).append(found)
             continue
         median, low, high = found.time
         if math.isinf(median):
@@ -258,9 +291,11 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     more = len(lines) - _MOST_LINES
     if more > 0:
         lines = [*lines[:_MOST_LINES], f"  ... {more} more cells that met it, in summary.csv"]
-    if alive_cells:
-        which = f"the {'other ' if lines else ''}{alive_cells} cells" if alive_cells > 1 else "the other cell"
-        which = "all loops" if not lines else which
-        in_loops = f" in {alive_loops} of {alive_loops} loops" if alive_loops > 1 else ""
-        lines.append(f"  {which}: not by generation {alive_until:g}{in_loops}")
+    all_alike = len(cells) in (len(alive), len(short))
+    for name, group in (("other " if lines else "", alive), ("shorter ", short)):
+        if group:
+            which = "all loops" if all_alike else f"the {name}{f'{len(group)} cells' if len(group) > 1 else 'cell'}"
+            loops, until = sum(found.loops for found in group), min(found.last_generation for found in group)
+            in_loops = f" in {loops} of {loops} loops" if loops > 1 else ""
+            lines.append(f"  {which}: not by generation {until:g}{in_loops}")
     return [f"collapse (first met: {criterion}), median generation:", *lines] if lines else []

@@ -16,7 +16,7 @@ import math
 
 import pandas as pd
 
-from jaxloop.tables import LEARNER, cells_of
+from jaxloop.tables import LEARNER
 
 _REFERENCES = {"sampling": "resample", "decoding": "oracle"}
 
@@ -31,22 +31,28 @@ def split_rows(metrics: pd.DataFrame, axes: list[str]) -> list[dict]:
       metrics: the rows of metrics.csv.
       axes: the axes of the grid, which are columns of `metrics`.
     """
-    if LEARNER not in axes:
+    if LEARNER not in axes or not {"transformer", *_REFERENCES.values()} <= set(metrics[LEARNER]):
         return []
+    # Sorted by their values, where an axis that is unset is one as well.
+    place = ["control", *(axis for axis in axes if axis != LEARNER)]
+    metrics = metrics.assign(cell=metrics.groupby(place, dropna=False).ngroup())
+    by_learner = metrics.pivot(index=["cell", "generation", "seed"], columns=LEARNER, values="diversity")
+    first = metrics[(metrics["generation"] == 0) & (metrics[LEARNER] == "transformer")]
+    real = first.set_index(["cell", "seed"])["training_diversity"]
+    real = real.reindex(by_learner.index.droplevel("generation")).to_numpy()
+    lost = {name: real - by_learner[learner] for name, learner in _REFERENCES.items()}
+    parts = pd.DataFrame({"lost": real - by_learner["transformer"], **lost}).dropna()
+    parts["model"] = parts["lost"] - parts["sampling"] - parts["decoding"]
+
+    places = metrics.drop_duplicates("cell").set_index("cell")[place].to_dict("index")
+    columns = {name: values.to_numpy() for name, values in parts.items()}
     rows = []
-    for cell in cells_of(metrics, [axis for axis in axes if axis != LEARNER]):
-        by_learner = cell.rows.pivot(index=["generation", "seed"], columns=LEARNER, values="diversity")
-        if not {"transformer", *_REFERENCES.values()} <= set(by_learner):
-            continue
-        first = cell.rows[(cell.rows["generation"] == 0) & (cell.rows[LEARNER] == "transformer")]
-        real = by_learner.index.get_level_values("seed").map(first.set_index("seed")["training_diversity"])
-        lost = {name: real - by_learner[learner] for name, learner in _REFERENCES.items()}
-        parts = pd.DataFrame({"lost": real - by_learner["transformer"], **lost}).dropna()
-        parts["model"] = parts["lost"] - parts["sampling"] - parts["decoding"]
-        for generation, of_seeds in parts.groupby(level="generation"):
-            row = {"control": int(cell.control), **cell.axes, "generation": generation, "seeds": len(of_seeds)}
-            for name, values in of_seeds.items():
-                row[f"{name}_diversity"] = float(values.mean())
-                row[f"{name}_standard_error"] = float(values.std(ddof=1) / math.sqrt(len(values)))
-            rows.append(row)
+    for (cell, generation), members in parts.groupby(level=["cell", "generation"]).indices.items():
+        seeds = len(members)
+        row = {**places[cell], "generation": generation, "seeds": seeds}
+        for name, values in columns.items():
+            of_seeds = values[members]
+            row[f"{name}_diversity"] = float(of_seeds.mean())
+            row[f"{name}_standard_error"] = float(of_seeds.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else math.nan
+        rows.append(row)
     return rows

@@ -337,3 +337,56 @@ def test_one_seed_is_not_counted():
         table([{"axes": {SHARE: share}, "kept": level(share)} for share in (0.01, 0.5)], seeds=(0,)), [SHARE]
     )
     assert not any(" of 1 " in line for line in lines)
+
+
+def lines_of(cells: list[dict], axes=(SHARE,)) -> list[str]:
+    return answer(table(cells), list(axes))
+
+
+def test_a_cell_that_diverged_takes_nothing_from_the_others():
+    """Catches intervals, a trend, "enough" and times of collapse of healthy cells that go by what a broken one has."""
+    kept = {0.1: 0.5, 0.25: 0.9, 0.5: 0.95}
+    cells = [{"axes": {SHARE: share}, "kept": level(height)} for share, height in kept.items()]
+    alone = lines_of([*cells, FRESH])
+    diverged = {"axes": {SHARE: 0.0}, "kept": level(0.9), "length": lambda seed: 1, "seeds": (0, 1)}
+    beside = lines_of([diverged, *cells, FRESH])
+
+    def of(lines: list[str], *begins: str) -> list[str]:
+        return [line.split(", mean of")[0].split(";")[0] for line in lines if line.startswith(begins)]
+
+    for begins in ("  fresh share 0.1", "  fresh share 0.25", "  fresh share 0.5", "  fresh data only", "  0."):
+        assert of(alone, begins) == of(beside, begins) != []
+    assert any(line.startswith("  fresh share 0: 1.0") and "(2 seeds)" in line for line in beside)
+    assert "  all loops: not by generation 8 in 20 of 20 loops" in alone
+    assert "  the 4 cells: not by generation 8 in 20 of 20 loops" in beside
+    assert "  the shorter cell: not by generation 0 in 2 of 2 loops" in beside
+
+
+def test_what_diverged_at_once_or_is_noise_is_not_enough():
+    """Catches a share that counts as enough by its first generation, or by the diversity of nonsense."""
+    cells = [{"axes": {SHARE: share}, "kept": level(height)} for share, height in ((0.25, 0.9), (0.5, 0.95))]
+    diverged = {"axes": {SHARE: 0.0}, "kept": level(0.98), "length": lambda seed: 2}
+    (line,) = enough([diverged, *cells, FRESH])[1:]
+    assert line.startswith("  0.25, difference -0.07") and line.endswith("for 0, which has come to generation 1 only")
+    noise = {"axes": {SHARE: 0.0}, "kept": level(1.6), "true": 0.02}
+    (line,) = enough([noise, *cells, FRESH])[1:]
+    assert line.startswith("  0.25, difference") and line.endswith(", but only 0.02 of the samples true")
+    unfinished = FRESH | {"length": lambda seed: 2}
+    assert enough([*cells, unfinished])[0].startswith("how much")
+    assert any("not told, fresh data only has come to generation 1" in line for line in lines_of([*cells, unfinished]))
+
+
+def test_a_control_is_that_of_its_cycle_whatever_the_order():
+    """Catches balanced cells held against the control of `expanding`, which stands first in the grid."""
+    name = "cycle.name"
+    cells = [
+        {"axes": {name: cycle, SHARE: share}, "kept": level(height)}
+        for cycle, heights in (("expanding", (0.8, 0.9)), ("balanced", (0.5, 0.6)))
+        for share, height in zip((0.0, 0.5), heights, strict=True)
+    ]
+    controls = [
+        {"axes": {name: cycle, SHARE: 1.0}, "kept": level(height), "control": 1}
+        for cycle, height in (("expanding", 0.95), ("full_synthetic", 0.62))
+    ]
+    (line,) = (line for line in lines_of([*cells, *controls], (name, SHARE)) if line.startswith("  balanced: 0"))
+    assert line.startswith("  balanced: 0.5, difference -0.019")
