@@ -226,6 +226,32 @@ def verify(
 
 
 @app.command()
+def samples(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, finished or not.")],
+    loop: Annotated[int, typer.Option(min=0, help="Which loop of the run.")] = 0,
+    generations: Annotated[
+        str | None,
+        typer.Option(metavar="0,4,8", help="Which generations; by default the first, the middle one and the last."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many different samples of each, the most frequent ones.")] = 10,
+    debug: Debug = False,
+) -> None:
+    """Show what a loop wrote most often, with counts and verdicts, generations side by side.
+
+    ```
+    jaxloop samples runs/quick
+    jaxloop samples runs/quick --loop 3 --generations 0,4,8,12 --top 5
+    ```
+    """
+    from rich.console import Console
+
+    from jaxloop.frequent import most_frequent, parse_generations
+    from jaxloop.printing import show_frequent
+
+    show_frequent(*most_frequent(folder, loop, parse_generations(generations), top), Console())
+
+
+@app.command()
 def bench(
     context: typer.Context,
     source: Annotated[
