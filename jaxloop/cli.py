@@ -136,14 +136,14 @@ def run(
     if plan:
         context.obj.unfinished = "stopped; nothing is kept of a plan"
     config = load(source, overrides or [])
-    from rich.console import Console
+    from jaxloop.terminal import make_console
 
     if plan:
         from jaxloop.plan import plan as plan_run
         from jaxloop.printing import show_plan
 
-        progress = Console(stderr=True)
-        show_plan(config, plan_run(config, lambda line: progress.print(f"{line} ...", style="dim")), Console())
+        progress = make_console(stderr=True)
+        show_plan(config, plan_run(config, lambda line: progress.print(f"{line} ...", style="dim")), make_console())
         return
     from jaxloop import hosts
     from jaxloop.display import RunDisplay
@@ -155,12 +155,11 @@ def run(
     if not debug:
         # Orbax logs whole tracebacks of what is reported here in one line.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-    console = Console()
     command = shlex.join(["jaxloop", *sys.argv[1:]])
     try:
         with (
             hosts.connected(*meeting) if distributed or coordinator else contextlib.nullcontext(),
-            RunDisplay(folder.resolve().name, console) as display,
+            RunDisplay(folder.resolve().name, make_console()) as display,
         ):
             drawn = run_config(config, folder, command, display, overwrite, lambda: stop.requested, not no_figures)
     except KeyboardInterrupt:
@@ -193,13 +192,12 @@ def summary(
     jaxloop summary runs/seeds_0_to_4 runs/seeds_5_to_9 --output joined.csv
     ```
     """
-    from rich.console import Console
-
     from jaxloop.joined import join_runs, write_csv
     from jaxloop.printing import show_summary
+    from jaxloop.terminal import make_console
 
     joined = join_runs(folders, lambda message: print(f"jaxloop: {printable(message)}", file=sys.stderr))
-    show_summary(joined.rows, joined.axes, Console())
+    show_summary(joined.rows, joined.axes, make_console())
     if output is not None:
         write_csv(joined, output)
 
@@ -223,6 +221,31 @@ def verify(
         files = f"{len(found.damages)} file{'' if len(found.damages) == 1 else 's'}"
         _leave(f"{folder}: {files} damaged; copies of them can be put back, else start anew with --overwrite", 1)
     print(printable(f"{folder}: whole; {found.generations} finished generations of {found.loops} loops"))
+
+
+@app.command()
+def samples(
+    folder: RunFolder,
+    loop: Annotated[int, typer.Option(min=0, help="Which loop of the run.")] = 0,
+    generations: Annotated[
+        str | None,
+        typer.Option(metavar="0,4,8", help="Which generations; by default the first, the middle one and the last."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many different samples of each, the most frequent ones.")] = 10,
+    debug: Debug = False,
+) -> None:
+    """Show what a loop wrote most often, with counts and verdicts, generations side by side.
+
+    ```
+    jaxloop samples runs/quick
+    jaxloop samples runs/quick --loop 3 --generations 0,4,8,12 --top 5
+    ```
+    """
+    from jaxloop.frequent import most_frequent, parse_generations
+    from jaxloop.printing import show_frequent
+    from jaxloop.terminal import make_console
+
+    show_frequent(*most_frequent(folder, loop, parse_generations(generations), top), make_console())
 
 
 @app.command()
@@ -277,11 +300,10 @@ def bench(
     context.obj.unfinished = "stopped; nothing of what was measured is kept"
     import json
 
-    from rich.console import Console
-
     from jaxloop.printing import show_measurements
+    from jaxloop.terminal import make_console
 
-    progress = Console(stderr=True)
+    progress = make_console(stderr=True)
 
     def say(line: str) -> None:
         progress.print(f"{line} ...", style="dim", highlight=False)

@@ -151,10 +151,10 @@ def measure_training(tokens_NxT: np.ndarray, training: Rows) -> dict[str, float]
     }
 
 
-def top_samples(tokens_NxT: np.ndarray, judgement: Judgement) -> list[tuple[str, int, str]]:
+def top_samples(tokens_NxT: np.ndarray, judgement: Judgement, most: int = TOP_SAMPLES) -> list[tuple[str, int, str]]:
     """(text, count, verdict) of the most frequent samples, most frequent first, ties in order of their tokens."""
     tokens_UxT, inverse_N, counts_U = unique_rows(tokens_NxT)
     verdict_U = np.empty(len(tokens_UxT), np.int64)
     verdict_U[inverse_N] = judgement.verdict_N
-    order = np.argsort(-counts_U, kind="stable")[:TOP_SAMPLES]
+    order = np.argsort(-counts_U, kind="stable")[:most]
     return [(decode(tokens_UxT[place]), int(counts_U[place]), VERDICTS[verdict_U[place]]) for place in order]

@@ -1,12 +1,16 @@
 """Tables that commands print: of measurements, summaries and plans."""
 
 import math
+import textwrap
 from datetime import timedelta
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
-from jaxloop.config import Config, loops
+from jaxloop.config import Config, Loop, loops
+from jaxloop.errors import printable
+from jaxloop.frequent import Frequent
 from jaxloop.plan import ProgramPlan
 from jaxloop.population import device_memory_bytes, peak_memory_bytes
 from jaxloop.tables import axis_name, cell_label, is_unset
@@ -78,6 +82,55 @@ def _with_interval(value: float, low: float, high: float, form: str) -> str:
         return "not measured"
     # An interval from never to never says nothing more.
     return shown if math.isnan(low) or math.isinf(low) else f"{shown} ({' to '.join(limits)})"
+
+
+def show_frequent(loop: Loop, generations: list[Frequent], console: Console) -> None:
+    """Print the most frequent samples of generations side by side, as many beside each other as can be read."""
+    label = cell_label(loop.axes, loop.config.cycle.fresh_only)
+    console.print(Text(printable(f"loop {loop.index} ({label}, seed {loop.seed})")), soft_wrap=True)
+    beside, lines = len(generations), _MOST_LINES
+    if console.is_terminal:
+        numbers = max(_frequent_overhead(one) for one in generations)
+        beside = max(1, min(beside, console.width // (numbers + _LEAST_TEXT)))
+        text_width = max(console.width // beside - numbers, 1)
+    else:
+        # Without a terminal nothing need be folded to a width.
+        text_width, lines = _MOST_TEXT, 1
+        console.width = len(generations) * (_MOST_TEXT + 100)
+    for first in range(0, len(generations), beside):
+        columns = Table.grid(padding=(0, 3, 0, 0), pad_edge=False)
+        columns.add_row(*(_frequent_column(one, text_width, lines) for one in generations[first : first + beside]))
+        console.print()
+        console.print(columns)
+
+
+_LEAST_TEXT, _MOST_TEXT, _MOST_LINES = 12, 160, 3
+
+
+def _frequent_overhead(one: Frequent) -> int:
+    """Characters that a column of samples takes beside their texts."""
+    return len(f"{one.top[0][1]:,}") + max(len(verdict) for _, _, verdict in one.top) + 5
+
+
+def _frequent_column(one: Frequent, text_width: int, lines: int) -> Group:
+    """A generation: how much is alike, and its most frequent samples."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for text, count, verdict in one.top:
+        table.add_row(f"{count:,}", verdict, _cut(text or "(nothing)", text_width, lines))
+    heads = [
+        f"generation {one.generation}",
+        f"{one.top[0][1]:,} of {one.samples:,} the same",
+        f"{one.different:,} different",
+    ]
+    return Group(Text(heads[0], "bold"), *map(Text, heads[1:]), table)
+
+
+def _cut(text: str, width: int, lines: int) -> Text:
+    """A text, without its end where it is longer than so many lines of this width."""
+    return Text("\n".join(textwrap.wrap(text, max(width, 8), max_lines=lines, placeholder=" ...")))
 
 
 def show_plan(config: Config, plans: list[ProgramPlan], console: Console) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import shutil
@@ -50,6 +51,9 @@ def call(*arguments: str, cwd: Path | None = None, text: str = "") -> subprocess
         (["check", "-", "--run", "runs/none", "cycle.rows=20"], "leave out --preset and settings"),
         (["check", "-", "--loop", "1"], "--loop needs --run"),
         (["run", "bench", "measure.enumerate_every_generations=1"], "at most 1,000,000 are enumerated"),
+        (["samples", "runs/none"], "runs/none: is no run folder"),
+        (["samples", "runs/none", "--generations", "0;1"], "no list of generations; say them with commas"),
+        (["samples", "runs/none", "--top", "0"], "--top"),
         (["diversity", "-"], "at least two lines"),
         (["language", "quick", "--seed", "-1"], "--seed"),
         (["bench", "--repeats", "0"], "--repeats"),
@@ -115,11 +119,10 @@ def undisturbed(tmp_path_factory):
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and errors == ""
     lines = output.splitlines()
-    assert [line.startswith("generation ") for line in lines[:49]] == [True] * 48 + [False]
-    assert (
-        lines[48].startswith("kept diversity (transformer, mean of generations 19 to 23)")
-        and "n too small" in lines[49]
-    )
+    progress = [line for line in lines if " of 48 generations: true " in line]
+    assert len(progress) <= 24 and progress[-1].startswith("48 of 48 ") and lines[: len(progress)] == progress
+    assert lines[len(progress)].startswith("kept diversity (transformer, mean of generations 19 to 23)")
+    assert "n too small" in lines[len(progress) + 1]
     figures = ", ".join(
         str(folder / "figures" / f"{name}.png") for name in ("overview", "diversity", "final", "correctness")
     )
@@ -141,6 +144,27 @@ def test_the_answer_is_there_whatever_becomes_of_the_figures(tmp_path):
     assert done.returncode == 0 and "kept diversity" in done.stdout and "figures: " not in done.stdout
     lines = done.stderr.splitlines()
     assert len(lines) == 4 and all("could not be drawn" in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_in_the_cell_of_a_notebook_a_run_is_short_and_draws(tmp_path):
+    """A kernel gives `!jaxloop` a terminal whose cursor does not move, and the name of a backend for figures that need
+    not be installed: 3,000 lines of redraws, or no run at all.
+    """
+    from pty import openpty
+
+    ours, its = openpty()
+    backend = {"MPLBACKEND": "module://no_such_backend", "JPY_PARENT_PID": "1", "TERM": "xterm-color"}
+    run = ["run", "quick", *SETTINGS, "learner.name=resample", "cycle.generations=30", "--out", str(tmp_path / "run")]
+    with subprocess.Popen([*JAXLOOP, *run], stdout=its, stderr=its, env=os.environ | backend) as process:
+        os.close(its)
+        output = b""
+        with contextlib.suppress(OSError):  # What a pseudo-terminal says in place of an end.
+            while read := os.read(ours, 2**16):
+                output += read
+    os.close(ours)
+    assert process.returncode == 0 and (tmp_path / "run/figures/overview.png").exists()
+    assert output.count(b"\n") <= 60 and b"\x1b" not in output and b"60 of 60 generations" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
