@@ -1,5 +1,6 @@
 """The figures of a run: each is made of its tables, written whole, and gone again where it makes no sense."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +106,8 @@ def draw_all(
                     write_figure(figure, path)
                     paths.append(path)
                 else:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
         except Exception as error:  # Whatever goes wrong with a picture, the tables and the others are there.
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             warn(f"{path}: could not be drawn: {reason.splitlines()[0][:200]}")
