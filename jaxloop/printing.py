@@ -52,24 +52,56 @@ def _short(value) -> str:
 
 def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
     """Print the rows of summary.csv that matter most, with their intervals."""
-    # Without a terminal nothing need be folded to a width.
-    console.width = console.width if console.is_terminal else max(console.width, 200)
-    table = Table()
-    headers = ["kept diversity", "true share", "collapsed", "generation of collapse"]
-    for name in [*map(axis_name, axes), "seeds", "generation", *headers]:
-        table.add_column(name)
+    settings, counts = [*map(axis_name, axes)], ["seeds", "generation"]
+    measured = ["kept diversity", "true share", "collapsed", "generation of collapse"]
+    cells = [[*settings, *counts, *measured]]
     for row in rows:
-        settings = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
-        measured = [
+        kept, true, reached = (
             _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
             for name, form in (("kept_diversity", ".3f"), ("true_share", ".3f"), ("collapse_generation", "g"))
-        ]
-        counts = [str(row["seeds"]), str(row["last_generation"])]
+        )
+        values = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
         collapsed = f"{row['collapsed_loops']} of {row['seeds']}"
-        table.add_row(*settings, *counts, *measured[:2], collapsed, measured[2])
-    console.print(table)
+        cells.append([*values, str(row["seeds"]), str(row["last_generation"]), kept, true, collapsed, reached])
+    first = len(settings)
+    # Where there is no room for all columns, the last of these go first.
+    importance = [*range(first), *(first + place for place in (2, 4, 3, 5, 0, 1))]
+    console.print(table := _fitting_table(cells, importance, console))
+    left_out = [name for name in cells[0] if name not in {column.header for column in table.columns}]
+    if left_out:
+        console.print(f"no room for: {', '.join(left_out)}", highlight=False, soft_wrap=True)
     if rows:
         console.print(f"collapse: {rows[0]['collapse_criterion']}; intervals: 95%", highlight=False, soft_wrap=True)
+
+
+def _fitting_table(cells: list[list[str]], importance: list[int], console: Console) -> Table:
+    """A table, its first row the header, as wide as a terminal at most: it drops columns before it cuts a word.
+
+    Args:
+      cells: rows of texts.
+      importance: the columns, those that are dropped last first.
+      console: where it is for; without a terminal nothing need be folded or dropped.
+    """
+    columns = list(zip(*cells, strict=True))
+    wanted = [max(map(len, column)) for column in columns]
+    least = [max(len(word) for text in column for word in text.split() or [""]) for column in columns]
+    borders = 3
+    if not console.is_terminal:
+        console.width = max(console.width, sum(wanted) + borders * len(columns) + 1)
+    room, kept = console.width - 1, []
+    for place in importance:
+        if least[place] + borders > room:
+            break
+        room -= least[place] + borders
+        kept.append(place)
+    table = Table()
+    for place in sorted(kept):
+        more = min(wanted[place] - least[place], room)
+        room -= more
+        table.add_column(columns[place][0], width=least[place] + more)
+    for row in cells[1:]:
+        table.add_row(*(Text(printable(row[place])) for place in sorted(kept)))
+    return table
 
 
 def _with_interval(value: float, low: float, high: float, form: str) -> str:
