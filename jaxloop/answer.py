@@ -64,9 +64,27 @@ def _when(last: int) -> str:
     return f"mean of generations {window[0]} to {last}" if len(window) > 1 else f"generation {last}"
 
 
+def _longest(cells: list[Cell]) -> int:
+    """How many generations the longest of them has."""
+    return max((last_generation(cell.rows) for cell in cells), default=-1) + 1
+
+
+def _is_unfinished(cell: Cell, generations: int) -> bool:
+    """Whether a cell has come less than half as far as it should, as one that has diverged or waits for its turn.
+
+    Args:
+      generations: of the longest cell; so long are all, unless that is an axis.
+    """
+    return 2 * (last_generation(cell.rows) + 1) < cell.axes.get("cycle.generations", generations)
+
+
 def _ranked(cells: list[Cell]) -> list[Cell]:
-    """From the most kept diversity to the least."""
-    return sorted(cells, key=lambda cell: -np.nan_to_num(_mean(_final_S(cell)), nan=-1.0))
+    """From the most kept diversity to the least; after them those that are unfinished, and have kept what they like."""
+    longest = _longest(cells)
+    return sorted(
+        cells,
+        key=lambda cell: (_is_unfinished(cell, longest), -np.nan_to_num(_mean(_final_S(cell)), nan=-1.0)),
+    )
 
 
 def _ranking(learner: str, cells: list[Cell]) -> list[str]:
@@ -86,7 +104,7 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
             "compared with its own"
         )
     ranked = _ranked(cells)
-    places = list(range(len(ranked)))
+    longest, places = _longest(cells), list(range(len(ranked)))
     if len(ranked) > _MOST_RANKED:
         places = [*places[: _MOST_RANKED // 2], *places[-_MOST_RANKED // 2 :]]
     for at, place in enumerate(places):
@@ -101,8 +119,10 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
         text = (share_text(final_S) if len(final_S) >= FEWEST_SEEDS else few) + _noise(cell)
         if len(generations) > 1:
             text += f", {_when(last_generation(cell.rows))}"
-        if place + 1 in places and len(_final_S(ranked[place + 1])):
-            text += f"; {_comparison(cell, ranked[place + 1])}"
+        if place + 1 in places:
+            below = ranked[place + 1]
+            if len(_final_S(below)) and _is_unfinished(cell, longest) == _is_unfinished(below, longest):
+                text += f"; {_comparison(cell, below)}"
         lines.append(f"  {cell.label}: {text}")
     return lines
 
@@ -115,11 +135,6 @@ def _noise(cell: Cell) -> str:
     """What is said of a cell whose diversity is mostly that of noise."""
     true = _mean(_final_S(cell, "true_share"))
     return f", but only {true:.2g} of the samples true" if true < MOSTLY_TRUE else ""
-
-
-def _half_of_longest(cells: list[Cell]) -> float:
-    """The last generation of a cell that has come half as far as the longest; one that diverged is often before it."""
-    return (max(last_generation(cell.rows) for cell in cells) + 1) / 2 - 1
 
 
 def _comparison(cell: Cell, below: Cell) -> str:
@@ -146,7 +161,9 @@ def _comparison(cell: Cell, below: Cell) -> str:
 
 def _extremes(learner: str, cells: list[Cell]) -> str:
     """A learner in one line: what keeps most and what least."""
-    ranked = _ranked(cells)
+    ranked = [cell for cell in _ranked(cells) if len(_final_S(cell))]
+    if not ranked:
+        return f"{learner}: not defined, its first real data has no diversity"
     most, least = (f"{_mean(_final_S(cell)):.3f} ({cell.label})" for cell in (ranked[0], ranked[-1]))
     return f"{learner} keeps {most}" if len(ranked) == 1 else f"{learner} keeps {most} to {least}"
 
@@ -191,13 +208,13 @@ def _smallest(group: list[Cell], healthy: Cell) -> str:
     From the largest share down, each is tested only where all above it have passed: so the error of the whole statement
     is that of a single test.
     """
-    least = _half_of_longest([*group, healthy])
-    if last_generation(healthy.rows) < least:
+    longest = _longest([*group, healthy])
+    if _is_unfinished(healthy, longest):
         return f"not told, fresh data only has come to generation {last_generation(healthy.rows)}"
     within, words = [], []
     for cell in group:
         share, pair = f"{cell.axes[_FRESH]:g}", paired(cell, healthy)
-        if last_generation(cell.rows) < least:
+        if _is_unfinished(cell, longest):
             within.append(False)
             words.append(f"{share}, which has come to generation {last_generation(cell.rows)} only")
         elif not pair or len(pair.difference_S) < FEWEST_SEEDS:
@@ -239,8 +256,8 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     """Page's L over seeds for final kept diversity along one axis; nothing with fewer than three seeds."""
     # One that diverged, or has few seeds, would leave the others no generation or no seed to be compared by.
     cells = [cell for cell in cells if cell.rows["seed"].nunique() >= FEWEST_SEEDS]
-    least = _half_of_longest(cells) if cells else 0
-    cells = [cell for cell in cells if last_generation(cell.rows) >= least]
+    longest = _longest(cells)
+    cells = [cell for cell in cells if not _is_unfinished(cell, longest)]
     if len(cells) < _FEWEST_VALUES:
         return None
     cells = sorted(cells, key=lambda cell: cell.axes[axis])
@@ -269,13 +286,13 @@ def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:
 def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     """When cells collapsed, by the one meaning that is summed up."""
     criterion = next((row["criterion"] for row in collapse if row["meaning"] == MEANING), "")
-    lines, alive, short, least = [], [], [], _half_of_longest(cells)
+    lines, alive, unfinished, longest = [], [], [], _longest(cells)
     for cell in cells:
         found = collapse_of(collapse, cell.rows)
         if not found.loops:
             continue
         if not found.collapsed:
-            (alive if last_generation(cell.rows) >= least else short).append(found)
+            (unfinished if _is_unfinished(cell, longest) else alive).append(found)
             continue
         median, low, high = found.time
         if math.isinf(median):
@@ -291,10 +308,12 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     more = len(lines) - _MOST_LINES
     if more > 0:
         lines = [*lines[:_MOST_LINES], f"  ... {more} more cells that met it, in summary.csv"]
-    all_alike = len(cells) in (len(alive), len(short))
-    for name, group in (("other " if lines else "", alive), ("shorter ", short)):
+    met = bool(lines)
+    for group, kind in ((alive, ""), (unfinished, "unfinished ")):
         if group:
-            which = "all loops" if all_alike else f"the {name}{f'{len(group)} cells' if len(group) > 1 else 'cell'}"
+            which = f"{len(group)} {kind}cells" if len(group) > 1 else f"{'' if met and not kind else '1 '}{kind}cell"
+            which = f"the other {which}" if met and not kind else which
+            which = "all loops" if len(group) == len(cells) else which
             loops, until = sum(found.loops for found in group), min(found.last_generation for found in group)
             in_loops = f" in {loops} of {loops} loops" if loops > 1 else ""
             lines.append(f"  {which}: not by generation {until:g}{in_loops}")

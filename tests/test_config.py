@@ -6,6 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from jaxloop import presets as presets_module
 from jaxloop.config import KNOBS, Config, CycleSettings, describe, differences, dump, loops
@@ -1118,3 +1119,25 @@ def test_settings_that_mean_other_rows_are_two_cells():
     ]
     found = load("quick", [*settings, f"grid={{cycle = [{', '.join(f'{{{text}}}' for text in different)}]}}"])
     assert len(loops(found)) == len(different)
+
+
+def test_the_meaning_of_a_cycle_is_what_each_generation_gets():
+    """Catches a rule that tells loops apart, or takes them for one, otherwise than all their generations' rows do."""
+    names, shares, times = (
+        ("full_synthetic", "balanced", "incremental", "expanding"),
+        (None, 0.0, 0.5, 1.0),
+        (1, 2, 3, 9),
+    )
+    rescues = [(None, None), *itertools.product(times, (0.0, 0.5))]
+    met = set()
+    for name, fresh, generated, rescue, last in itertools.product(names, shares, shares, rescues, (1, 2, 4)):
+        given = {"fresh_share": fresh, "generated_share": generated, "generations": last}
+        try:
+            one = CycleSettings(name=name, **given, rescue_generation=rescue[0], rescue_fresh_share=rescue[1])
+        except ValidationError:
+            continue
+        new = one.new_part if name == "incremental" else None
+        # A run of one generation may be made longer: its second one counts.
+        parts = None if new == 0 else tuple(one.fresh_part(generation) for generation in range(1, max(last, 2)))
+        met.add(((name, last, new, parts), str(one.meaning)))
+    assert len(met) == len({rows for rows, _ in met}) == len({meaning for _, meaning in met}) == 88

@@ -321,6 +321,14 @@ def test_first_data_without_diversity_has_none_to_keep():
     metrics["training_diversity"] = 0.0
     assert sum("not defined" in line for line in answer(metrics, [SHARE])) == 3
     assert "kept_diversity" in summed(metrics, [SHARE])[0]
+    axes = ["learner.name", SHARE]
+    both = pd.concat(
+        [
+            metrics.assign(**{"learner.name": name}).assign(loop=metrics["loop"] + 50 * place)
+            for place, name in enumerate(("transformer", "oracle"))
+        ]
+    )
+    assert "oracle: not defined, its first real data has no diversity" in answer(both, axes)
 
 
 def test_a_seed_without_diversity_does_not_hide_the_others():
@@ -356,10 +364,11 @@ def test_a_cell_that_diverged_takes_nothing_from_the_others():
 
     for begins in ("  fresh share 0.1", "  fresh share 0.25", "  fresh share 0.5", "  fresh data only", "  0."):
         assert of(alone, begins) == of(beside, begins) != []
-    assert any(line.startswith("  fresh share 0: 1.0") and "(2 seeds)" in line for line in beside)
     assert "  all loops: not by generation 8 in 20 of 20 loops" in alone
-    assert "  the 4 cells: not by generation 8 in 20 of 20 loops" in beside
-    assert "  the shorter cell: not by generation 0 in 2 of 2 loops" in beside
+    assert "  4 cells: not by generation 8 in 20 of 20 loops" in beside
+    assert "  1 unfinished cell: not by generation 0 in 2 of 2 loops" in beside
+    # It has kept everything, of one generation: no first place, and nobody's next.
+    assert beside[5].startswith("  fresh share 0: 1.000 (2 seeds), generation 0") and "the next" not in beside[4]
 
 
 def test_what_diverged_at_once_or_is_noise_is_not_enough():
