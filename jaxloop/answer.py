@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxloop.stats import FEWEST_SEEDS, share_text
-from jaxloop.summary import MEANING, MOSTLY_TRUE, collapse_of, final, final_generations, last_generation, paired
+from jaxloop.summary import MOSTLY_TRUE, VanishedVariance, final, final_generations, last_generation, paired
 from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
 _MOST_RANKED = 8
@@ -285,10 +285,10 @@ def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:
 
 def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
     """When cells collapsed, by the one meaning that is summed up."""
-    criterion = next((row["criterion"] for row in collapse if row["meaning"] == MEANING), "")
+    vanished = VanishedVariance(collapse)
     lines, alive, unfinished, longest = [], [], [], _longest(cells)
     for cell in cells:
-        found = collapse_of(collapse, cell.rows)
+        found = vanished.of(cell.rows)
         if not found.loops:
             continue
         if not found.collapsed:
@@ -317,4 +317,4 @@ def _collapses(cells: list[Cell], collapse: list[dict]) -> list[str]:
             loops, until = sum(found.loops for found in group), min(found.last_generation for found in group)
             in_loops = f" in {loops} of {loops} loops" if loops > 1 else ""
             lines.append(f"  {which}: not by generation {until:g}{in_loops}")
-    return [f"collapse (first met: {criterion}), median generation:", *lines] if lines else []
+    return [f"collapse (first met: {vanished.criterion}), median generation:", *lines] if lines else []

@@ -31,57 +31,68 @@ class Meaning(NamedTuple):
 
     name: str
     criterion: str
-    number: Callable[[pd.DataFrame, pd.DataFrame], pd.Series]  # a loop's metrics and tails, by generation -> numbers
+    # Metrics by loop and generation, in order, and the tails of tenths -> numbers in the order of the metrics.
+    number: Callable[[pd.DataFrame, pd.DataFrame], pd.Series]
     met: Callable[[pd.Series], pd.Series]  # of those, which meet the criterion
 
 
-def _loss_in_entropies(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
+def _loss_in_entropies(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     return metrics["held_out_nats"] / metrics["source_entropy_nats"]
 
 
-def _rise_in_errors(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
+def _rise_in_errors(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """The rise of the loss since generation 0 over its standard error, as if the two were independent: cautious."""
-    loss, error = metrics["untempered_forward_kl_nats"], metrics["untempered_forward_kl_standard_error_nats"]
-    if 0 not in loss.index or not math.isfinite(loss.loc[0]):
-        return pd.Series(math.nan, loss.index)
-    rise = (loss - loss.loc[0]) / np.hypot(error, error.loc[0])
-    return rise.where(np.isfinite(loss), math.inf).where(loss.notna()).where(loss.index != 0, 0.0)
+    columns = ["untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats"]
+    loss, error = (metrics[column] for column in columns)
+    loop, generation = (metrics.index.get_level_values(level) for level in ("loop", "generation"))
+    first = metrics.loc[generation == 0, columns].droplevel("generation").reindex(loop).to_numpy(float)
+    rise = (loss - first[:, 0]) / np.hypot(error, first[:, 1])
+    rise = rise.where(np.isfinite(loss), math.inf).where(loss.notna()).where(generation != 0, 0.0)
+    return rise.where(np.isfinite(first[:, 0]))
 
 
-def _late_slope_in_errors(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
+def _late_slope_in_errors(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """Least-squares slope of the loss over the second half of the generations, over its standard error.
 
     A number of the last generation only: it needs them all.
     """
-    loss = metrics["held_out_nats"].dropna()
-    slopes = pd.Series(math.nan, metrics.index)
-    late = loss[loss.index >= metrics.index.max() / 2]
-    if len(late) < 4 or not np.all(np.isfinite(late)):
-        return slopes
-    generation = late.index.to_numpy(float) - np.mean(late.index)
-    slope = generation @ late.to_numpy() / (generation @ generation)
-    residual = late.to_numpy() - late.mean() - slope * generation
+    loss_N, generation_N = metrics["held_out_nats"].to_numpy(float), metrics.index.get_level_values("generation")
+    generation_N, slope_N = generation_N.to_numpy(), np.full(len(metrics), math.nan)
+    for begin, end in _borders(metrics, ["loop"]).tolist():
+        slope_N[end - 1] = _late_slope(generation_N[begin:end], loss_N[begin:end])
+    return pd.Series(slope_N, metrics.index)
+
+
+def _late_slope(generation_G: np.ndarray, loss_G: np.ndarray) -> float:
+    late_G = ~np.isnan(loss_G) & (generation_G >= generation_G.max() / 2)
+    generation_G, loss_G = generation_G[late_G], loss_G[late_G]
+    if len(loss_G) < 4 or not np.all(np.isfinite(loss_G)):
+        return math.nan
+    generation_G = generation_G - np.mean(generation_G)
+    slope = generation_G @ loss_G / (generation_G @ generation_G)
+    residual_G = loss_G - loss_G.mean() - slope * generation_G
     # What rises by less than rounding does not rise, and its error means nothing.
-    error = max(math.sqrt(residual @ residual / (len(late) - 2) / (generation @ generation)), _ROUNDING_NATS)
-    slopes.iloc[-1] = slope / error
-    return slopes
+    error = max(math.sqrt(residual_G @ residual_G / (len(loss_G) - 2) / (generation_G @ generation_G)), _ROUNDING_NATS)
+    return slope / error
 
 
-def _kept_diversity(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
-    first = metrics["training_diversity"].iloc[0]
-    return metrics["diversity"] / (first if first > 0 else math.nan)
+def _kept_diversity(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
+    first = metrics["training_diversity"].groupby(level="loop").head(1).droplevel("generation")
+    first = first.reindex(metrics.index.get_level_values("loop")).set_axis(metrics.index)
+    return metrics["diversity"] / first.where(first > 0)
 
 
-def _alive_modes(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
+def _alive_modes(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """Alive share of the first data set's expressions in the more probable half of the source."""
-    tenths = tails[(tails["classes"] == "tenth") & tails["class"].isin(_MODE_LABELS)]
-    alive = (tenths["alive_share"] * tenths["first_expressions"]).groupby(tenths["generation"]).sum()
-    return (alive / tenths["first_expressions"].groupby(tenths["generation"]).sum()).reindex(metrics.index)
+    tenths = tenths[tenths["class"].isin(_MODE_LABELS)]
+    place = [tenths["loop"], tenths["generation"]]
+    alive = (tenths["alive_share"] * tenths["first_expressions"]).groupby(place).sum()
+    return (alive / tenths["first_expressions"].groupby(place).sum()).reindex(metrics.index)
 
 
-def _kept_tail(metrics: pd.DataFrame, tails: pd.DataFrame) -> pd.Series:
+def _kept_tail(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """The model's mass in the least probable tenth of the source, as a part of the source's."""
-    tenth = tails[(tails["classes"] == "tenth") & (tails["class"] == _TAIL_LABEL)].set_index("generation")
+    tenth = tenths[tenths["class"] == _TAIL_LABEL].set_index(["loop", "generation"])
     return (tenth["model_share"] / tenth["source_share"]).reindex(metrics.index)
 
 
@@ -113,7 +124,7 @@ MEANINGS = (
     Meaning(
         "another scaling law",
         "a matter of loops over several sizes of data: no number in a single loop",
-        lambda metrics, tails: pd.Series(math.nan, metrics.index),
+        lambda metrics, tenths: pd.Series(math.nan, metrics.index),
         lambda number: number.notna(),
     ),
     Meaning(
@@ -131,7 +142,7 @@ MEANINGS = (
     Meaning(
         "false or impossible output",
         f"more than {OUTSIDE_SHARE:g} of the samples outside the source's support",
-        lambda metrics, tails: metrics["outside_share"],
+        lambda metrics, tenths: metrics["outside_share"],
         lambda number: number > OUTSIDE_SHARE,
     ),
 )
@@ -145,27 +156,26 @@ def collapse_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
       tails: the rows of tails.csv.
       axes: the axes of the grid, which are columns of `metrics`.
     """
+    metrics = metrics.sort_values(["loop", "generation"]).set_index(["loop", "generation"])
+    tenths, borders = tails[tails["classes"] == "tenth"], _borders(metrics, ["loop"])
+    columns = []
+    for meaning in MEANINGS:
+        number = meaning.number(metrics, tenths).astype(float)
+        of_loops = zip(
+            *_ends_known(number, borders), _first_generations(number, meaning.met(number), borders), strict=True
+        )
+        columns.append([(meaning.name, meaning.criterion, *numbers) for numbers in of_loops])
+    names = ("meaning", "criterion", "first_number", "last_number", "met_in_generation")
     rows = []
-    for loop, of_loop in metrics.groupby("loop"):
-        of_loop = of_loop.sort_values("generation").set_index("generation")
-        tails_of_loop = tails[tails["loop"] == loop]
-        first = of_loop.iloc[0]
-        for meaning in MEANINGS:
-            number = meaning.number(of_loop, tails_of_loop)
-            known = number.dropna()
-            rows.append(
-                {
-                    "loop": int(loop),
-                    "seed": int(first["seed"]),
-                    **{axis: first[axis] for axis in axes},
-                    "control": int(first["control"]),
-                    "meaning": meaning.name,
-                    "criterion": meaning.criterion,
-                    "first_number": float(known.iloc[0]) if len(known) else math.nan,
-                    "last_number": float(known.iloc[-1]) if len(known) else math.nan,
-                    "met_in_generation": _first_generation(number, meaning.met(number)),
-                }
-            )
+    for (begin, _), of_meanings in zip(borders.tolist(), zip(*columns, strict=True), strict=True):
+        first = metrics.iloc[begin]
+        place = {
+            "loop": int(first.name[0]),
+            "seed": int(first["seed"]),
+            **{axis: first[axis] for axis in axes},
+            "control": int(first["control"]),
+        }
+        rows += [{**place, **dict(zip(names, numbers, strict=True))} for numbers in of_meanings]
     return rows
 
 
@@ -177,28 +187,49 @@ def half_life_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) 
     """
     first = metrics[metrics["generation"] == 0].set_index("loop")
     tenths = tails[(tails["classes"] == "tenth") & tails["loop"].isin(first.index)]
-    rows = []
-    for (loop, label), of_tenth in tenths.groupby(["loop", "class"]):
-        of_tenth = of_tenth.set_index("generation").sort_index()
-        kept = {
-            "lost_half_of_mass_in_generation": of_tenth["model_share"] / of_tenth["source_share"],
-            "half_dead_in_generation": of_tenth["alive_share"],
-        }
-        rows.append(
-            {
-                "loop": int(loop),
-                "seed": int(first.loc[loop, "seed"]),
-                **{axis: first.loc[loop, axis] for axis in axes},
-                "control": int(first.loc[loop, "control"]),
-                "tenth": int(label),
-                **{name: _first_generation(share, share < LOST_SHARE) for name, share in kept.items()},
-            }
-        )
-    return sorted(rows, key=lambda row: (row["loop"], row["tenth"]))
+    tenths = tenths.assign(tenth=tenths["class"].astype(int)).sort_values(["loop", "tenth", "generation"])
+    tenths = tenths.set_index(["loop", "tenth", "generation"])
+    borders = _borders(tenths, ["loop", "tenth"])
+    kept = {
+        "lost_half_of_mass_in_generation": tenths["model_share"] / tenths["source_share"],
+        "half_dead_in_generation": tenths["alive_share"],
+    }
+    found = [_first_generations(share, share < LOST_SHARE, borders) for share in kept.values()]
+    places = first[["seed", *axes, "control"]].astype({"seed": int, "control": int}).to_dict("index")
+    return [
+        {"loop": loop, **places[loop], "tenth": tenth, **dict(zip(kept, generations, strict=True))}
+        for (loop, tenth, _), *generations in zip(tenths.index[borders[:, 0]], *found, strict=True)
+    ]
 
 
-def _first_generation(number: pd.Series, met: pd.Series) -> int | str:
-    """The generation that met a criterion first, in words if none did."""
-    if number.isna().all():
-        return "not measured"
-    return int(number.index[met][0]) if met.any() else f"not by generation {number.dropna().index.max()}"
+def _borders(frame: pd.DataFrame, levels: list[str]) -> np.ndarray:
+    """Where the rows of each group begin and end, (groups, 2), of a frame in the order of these levels."""
+    keys = [frame.index.get_level_values(level).to_numpy() for level in levels]
+    changes = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    border = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(frame)]])
+    return np.stack([border[:-1], border[1:]], axis=1)[: len(frame)]
+
+
+def _ends_known(number: pd.Series, borders: np.ndarray) -> tuple[list[float], list[float]]:
+    """The first and the last number of each group that is one, and not a number where it has none."""
+    known_N = np.flatnonzero(number.notna())
+    value_K = np.append(number.to_numpy()[known_N], math.nan)
+    begin, end = np.searchsorted(known_N, borders).T
+    some = begin < end
+    return value_K[np.where(some, begin, -1)].tolist(), value_K[np.where(some, end - 1, -1)].tolist()
+
+
+def _first_generations(number: pd.Series, met: pd.Series, borders: np.ndarray) -> list[int | str]:
+    """The generation in which each group met a criterion first, in words if in none."""
+    generation_N = number.index.get_level_values("generation")
+    known_N, met_N = np.flatnonzero(number.notna()), np.flatnonzero(met)
+    places = np.searchsorted(known_N, borders), np.searchsorted(met_N, borders)
+    found = []
+    for (known_begin, known_end), (met_begin, met_end) in zip(*(place.tolist() for place in places), strict=True):
+        if known_begin == known_end:
+            found.append("not measured")
+        elif met_begin < met_end:
+            found.append(int(generation_N[met_N[met_begin]]))
+        else:
+            found.append(f"not by generation {generation_N[known_N[known_end - 1]]}")
+    return found

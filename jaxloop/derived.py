@@ -26,8 +26,8 @@ def analyse(run: StoredRun) -> Analysis | None:
     Raises:
       DamageError: a table is not what was sealed.
     """
-    rows = run.rows("metrics", "tails", "provenance")
-    if not rows[0]:
+    rows = run.frames("metrics", "tails", "provenance")
+    if rows[0].empty:
         return None
     metrics, tails, provenance = map(as_frame, rows, ("metrics", "tails", "provenance"))
     axes = run.config.axes

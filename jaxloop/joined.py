@@ -90,7 +90,7 @@ def _read(
 ) -> tuple[list[Loop], dict[int, pd.DataFrame], dict[int, pd.DataFrame]]:
     """A run's loops, and rows of metrics.csv and provenance.csv by loop."""
     stored = StoredRun(folder)
-    rows = stored.rows("metrics", "provenance")
+    rows = stored.frames("metrics", "provenance")
     for index in layout.loops_with(folder, "tables"):
         if stored.unsealed(stored.loop(index)):
             warn(f"{folder}: loop {index} has rows of a generation that is not finished; they are left out")

@@ -218,6 +218,8 @@ def collapse_time(time_S: np.ndarray, observed_S: np.ndarray, confidence: float 
     """
     if not len(time_S):
         return CollapseTime(math.nan, math.nan, math.nan)
+    if len(time_S) == 1:
+        return CollapseTime(float(time_S[0]) if observed_S[0] else math.inf, math.nan, math.nan)
     survival = _survival(time_S, observed_S)
     with warnings.catch_warnings():
         # It is undefined at 0 and 1.
@@ -229,11 +231,8 @@ def collapse_time(time_S: np.ndarray, observed_S: np.ndarray, confidence: float 
         reached_E = curve_E <= 0.5 + _ROUNDING
         return float(survival.quantiles[reached_E][0]) if reached_E.any() else math.inf
 
-    median = first_at_most_half(share_E)
-    if len(time_S) == 1:
-        return CollapseTime(median, math.nan, math.nan)
     return CollapseTime(
-        median,
+        first_at_most_half(share_E),
         first_at_most_half(np.where(np.isnan(low_E), share_E, low_E)),
         first_at_most_half(np.where(np.isnan(high_E), 1.0, high_E)),
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 from flax.serialization import msgpack_restore
 
 from jaxloop import layout
@@ -22,6 +23,7 @@ from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_te
 from jaxloop.loop import State
 from jaxloop.model import make_model
 from jaxloop.presets import parse
+from jaxloop.tables import TEXT
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
@@ -116,15 +118,26 @@ def parse_table(content: bytes, path: Path) -> list[dict[str, str]]:
     Raises:
       DamageError: it is none of ours.
     """
+    names, *rows = _cells(content, path) if content else [[]]
+    return [dict(zip(names, cells, strict=True)) for cells in rows]
+
+
+def _cells(content: bytes, path: Path) -> list[list[str]]:
+    """The cells of a table that has rows, its header's first.
+
+    Raises:
+      DamageError: it is none of ours.
+    """
     try:
-        rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
-        if any(None in row or None in row.values() for row in rows):
+        lines = list(csv.reader(io.StringIO(content.decode(), newline=""), strict=True))
+        loop, generation = lines[0].index("loop"), lines[0].index("generation")
+        if any(len(cells) != len(lines[0]) for cells in lines):
             raise ValueError
-        for row in rows:
-            int(row["loop"]), int(row["generation"])
-    except (KeyError, TypeError, ValueError, csv.Error):
+        for cells in lines[1:]:
+            int(cells[loop]), int(cells[generation])
+    except (IndexError, ValueError, csv.Error):
         raise DamageError(f"{path}: is damaged") from None
-    return rows
+    return lines
 
 
 def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str, np.ndarray]:
@@ -204,6 +217,19 @@ def most_parameters_bytes(loop: Loop) -> int:
     return 8 * numbers + _SLACK_BYTES
 
 
+def _frame(by_header: dict[bytes, list[bytes]]) -> pd.DataFrame:
+    """Lines of a table, by their header, as one; a million dictionaries of text would take gigabytes."""
+    frames = []
+    for header, lines in by_header.items():
+        names = next(csv.reader([header.decode()]))
+        text = {name: str for name in names if name in TEXT or "." in name}
+        content = io.BytesIO(b"".join([header, b"\n", *lines]))
+        frames.append(pd.read_csv(content, dtype=text, keep_default_na=False, low_memory=False, lineterminator="\n"))
+    if len(frames) < 2:
+        return frames[0] if frames else pd.DataFrame()
+    return pd.concat(frames).sort_values("loop", kind="stable", ignore_index=True)
+
+
 class StoredRun:
     """A run folder to read from, finished or not."""
 
@@ -268,17 +294,22 @@ class StoredRun:
             seal = self.seal(loop)
             yield loop, {name: sealed_table(self.path, loop, seal, name) for name in names}
 
-    def rows(self, *names: str) -> list[list[dict[str, str]]]:
-        """All rows of each of these tables, by loop and generation.
+    def frames(self, *names: str) -> list[pd.DataFrame]:
+        """All rows of each of these tables, by loop and generation, for `tables.as_frame`.
+
+        What is no number in every row is text; a column that a loop lacks is not a number there.
 
         Raises:
           DamageError: a table is not what was sealed.
         """
-        found = [[] for _ in names]
+        parts: list[dict[bytes, list[bytes]]] = [{} for _ in names]
         for loop, tables in self.tables(names):
-            for rows, name in zip(found, names, strict=True):
-                rows += parse_table(tables[name], layout.table_path(self.path, loop.index, name))
-        return found
+            for by_header, name in zip(parts, names, strict=True):
+                if tables[name]:
+                    _cells(tables[name], layout.table_path(self.path, loop.index, name))
+                    header, _, lines = tables[name].partition(b"\n")
+                    by_header.setdefault(header, []).append(lines)
+        return [_frame(by_header) for by_header in parts]
 
     def unsealed(self, loop: Loop, table: str = "metrics") -> list[dict[str, str]]:
         """The rows of a loop's table that no seal is of: of the generation that a run may be writing.

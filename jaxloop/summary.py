@@ -66,29 +66,30 @@ def summary_rows(
     metrics = with_kept_diversity(metrics)
     measures = [MEASURES[0], *(name for name in MEASURES[1:] if name in metrics and metrics[name].notna().any())]
     cells = cells_of(metrics, axes)
-    return [_row(cell, cells[0] if place else None, measures, collapse, provenance) for place, cell in enumerate(cells)]
+    found, fresh = VanishedVariance(collapse), _fresh_by_loop(provenance)
+    return [_row(cell, cells[0] if place else None, measures, found, fresh) for place, cell in enumerate(cells)]
 
 
 def _row(
-    cell: Cell, first: Cell | None, measures: list[str], collapse: list[dict], provenance: pd.DataFrame
+    cell: Cell, first: Cell | None, measures: list[str], found: "VanishedVariance", fresh: dict[int, list]
 ) -> dict[str, Any]:
     course = courses(cell.rows, "kept_diversity")
     last = last_generation(cell.rows)
     row = {
         **cell.axes,
         "control": int(cell.control),
-        "seeds": cell.rows["seed"].nunique(),
+        "seeds": len(np.unique(cell.rows["seed"])),
         "last_generation": last,
         "final_generations": len(final_generations(last)),
-        "fresh_rows": _fresh_rows(provenance, cell.rows, last),
+        "fresh_rows": _fresh_rows(fresh, cell.rows, last),
     }
     for name in measures:
         mean, low, high = _mean_and_interval(final(courses(cell.rows, name), last).to_numpy(), name)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
 
-    collapsed = collapse_of(collapse, cell.rows)
+    collapsed = found.of(cell.rows)
     row |= {
-        "collapse_criterion": next((one["criterion"] for one in collapse if one["meaning"] == MEANING), ""),
+        "collapse_criterion": found.criterion,
         "collapsed_loops": collapsed.collapsed,
         "collapse_generation": collapsed.time.median,
         "collapse_generation_low": collapsed.time.low,
@@ -123,7 +124,10 @@ def _row(
 
 def last_generation(rows: pd.DataFrame) -> int:
     """The last generation that all loops of a cell have finished."""
-    return int(rows.groupby("loop")["generation"].max().min())
+    loop_L, place_N = np.unique(rows["loop"], return_inverse=True)
+    last_L = np.full(len(loop_L), -1)
+    np.maximum.at(last_L, place_N, rows["generation"].to_numpy())
+    return int(last_L.min())
 
 
 def final_generations(last: int) -> range:
@@ -138,8 +142,10 @@ def final(course: pd.DataFrame, last: int) -> pd.Series:
       course: seeds by generations.
       last: the last generation that counts.
     """
-    window = course[[generation for generation in final_generations(last) if generation in course]]
-    return window.dropna(axis="columns").mean(axis="columns")
+    window_GxS = course.to_numpy().T[np.isin(course.columns, final_generations(last))]
+    window_GxS = np.ascontiguousarray(window_GxS[~np.isnan(window_GxS).any(axis=1)])
+    final_S = window_GxS.sum(axis=0) / len(window_GxS) if len(window_GxS) else math.nan
+    return pd.Series(final_S, course.index)
 
 
 def paired(first: Cell, second: Cell) -> Paired | None:
@@ -151,40 +157,57 @@ def paired(first: Cell, second: Cell) -> Paired | None:
     seeds = courses_of[0].index.intersection(courses_of[1].index)
     if not len(seeds):
         return None
-    both = pd.concat([course.loc[seeds] for course in courses_of], keys=["first", "second"]).dropna(axis="columns")
-    if both.empty:
+    shared = [course.loc[seeds] for course in courses_of]
+    complete = [course.columns[course.notna().to_numpy().all(axis=0)] for course in shared]
+    generations = complete[0].intersection(complete[1])
+    if generations.empty:
         return None
-    last = int(both.columns.max())
-    first_S, second_S = (final(both.loc[name], last).to_numpy() for name in ("first", "second"))
+    last = int(generations.max())
+    first_S, second_S = (final(course[generations], last).to_numpy() for course in shared)
     return Paired(last, first_S - second_S, paired_difference(first_S, second_S))
 
 
-def collapse_of(collapse: list[dict], rows: pd.DataFrame) -> Collapse:
-    """When the loops of a cell collapsed, those that have not counting as long as they were observed."""
-    loops = set(rows["loop"])
-    met = [str(row["met_in_generation"]) for row in collapse if row["meaning"] == MEANING and row["loop"] in loops]
-    met = [words for words in met if words != "not measured"]
-    # Either a generation, or "not by generation 12".
-    time_S = np.array([int(words.split()[-1]) for words in met], int)
-    observed_S = np.array([words.isdigit() for words in met], bool)
-    return Collapse(len(met), int(observed_S.sum()), collapse_time(time_S, observed_S), int(max(time_S, default=-1)))
+class VanishedVariance:
+    """The one meaning of collapse that is summed up, by loop."""
+
+    def __init__(self, collapse: list[dict]):
+        """Look up the rows of collapse.csv once, for there may be as many cells as loops."""
+        of_meaning = [row for row in collapse if row["meaning"] == MEANING]
+        self.criterion = of_meaning[0]["criterion"] if of_meaning else ""
+        self._met = {row["loop"]: str(row["met_in_generation"]) for row in of_meaning}
+
+    def of(self, rows: pd.DataFrame) -> Collapse:
+        """When the loops of a cell collapsed, those that have not counting as long as they were observed."""
+        met = [self._met.get(loop, "not measured") for loop in np.unique(rows["loop"]).tolist()]
+        met = [words for words in met if words != "not measured"]
+        # Either a generation, or "not by generation 12".
+        time_S = np.array([int(words.split()[-1]) for words in met], int)
+        observed_S = np.array([words.isdigit() for words in met], bool)
+        time = collapse_time(time_S, observed_S)
+        return Collapse(len(met), int(observed_S.sum()), time, int(max(time_S, default=-1)))
 
 
-def _fresh_rows(provenance: pd.DataFrame, rows: pd.DataFrame, last: int) -> float:
+def _fresh_by_loop(provenance: pd.DataFrame) -> dict[int, list[tuple[int, int]]]:
+    """Of each loop the generations in which rows were drawn from the source, and how many; never the rows of before."""
+    drawn = provenance[(provenance["kind"] == "fresh") & (provenance["from_generation"] == provenance["generation"])]
+    found: dict[int, list] = {}
+    for loop, generation, rows in zip(*(drawn[name].tolist() for name in ("loop", "generation", "rows")), strict=True):
+        found.setdefault(loop, []).append((generation, rows))
+    return found
+
+
+def _fresh_rows(fresh: dict[int, list[tuple[int, int]]], rows: pd.DataFrame, last: int) -> float:
     """Rows drawn from the source after generation 0, mean over seeds; each counts once, however long it is kept."""
-    drawn = provenance[
-        provenance["loop"].isin(rows["loop"])
-        & (provenance["kind"] == "fresh")
-        & (provenance["from_generation"] == provenance["generation"])
-        & (provenance["generation"] <= last)
-    ]
-    return float(drawn["rows"].sum() / rows["loop"].nunique())
+    loops = np.unique(rows["loop"]).tolist()
+    return sum(count for loop in loops for generation, count in fresh.get(loop, ()) if generation <= last) / len(loops)
 
 
 def _mean_and_interval(values_S: np.ndarray, name: str) -> tuple[float, float, float]:
     """The mean and its 95% interval, cut at what is possible; an infinite mean has none."""
     if not len(values_S):
         return math.nan, math.nan, math.nan
+    if len(values_S) == 1 and not np.isneginf(values_S[0]):
+        return float(values_S[0]), math.nan, math.nan
     if np.isposinf(values_S).any() and not np.isnan(values_S).any():
         return math.inf, math.nan, math.nan
     mean, low, high = (float(limit_G[0]) for limit_G in bootstrap_band(values_S[:, None]))

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from jaxloop.errors import InputError
@@ -21,10 +22,10 @@ _NEEDED = {
     ),
     "provenance": ("loop", "seed", "generation", "kind", "from_generation", "rows"),
 }  # fmt: skip
-_TEXT = ("classes", "class", "kind")
+TEXT = ("classes", "class", "kind")
 
 
-def as_frame(rows: list[dict[str, str]], table: str) -> pd.DataFrame:
+def as_frame(rows: list[dict[str, str]] | pd.DataFrame, table: str) -> pd.DataFrame:
     """The rows of metrics.csv, tails.csv or provenance.csv as a table of numbers, but for the columns of names.
 
     An axis of the grid (its name has a dot) is a column of numbers if nothing else stands in it but empty cells.
@@ -32,13 +33,14 @@ def as_frame(rows: list[dict[str, str]], table: str) -> pd.DataFrame:
     Raises:
       InputError: a column that is needed is missing, or a cell is not a number.
     """
-    frame = pd.DataFrame(rows, columns=None if rows else list(_NEEDED[table]))
-    missing = [column for column in _NEEDED[table] if any(column not in row for row in rows)]
+    frame = pd.DataFrame(rows, columns=None if len(rows) else list(_NEEDED[table]))
+    # An empty cell is text, and none at all is not a number.
+    missing = [column for column in _NEEDED[table] if column not in frame or frame[column].isna().any()]
     if missing:
         raise InputError(f"{table}.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
 
     def converted(column: pd.Series) -> pd.Series:
-        if column.name in _TEXT:
+        if column.name in TEXT:
             return column
         try:
             return pd.to_numeric(column)
@@ -110,8 +112,14 @@ def courses(rows: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Seeds in which it never is are left out, so that they do not hide those in which it is.
     """
-    course = rows.pivot(index="seed", columns="generation", values=column).sort_index().sort_index(axis=1)
-    return course.dropna(how="all")
+    seed_S, row_N = np.unique(rows["seed"], return_inverse=True)
+    generation_G, column_N = np.unique(rows["generation"], return_inverse=True)
+    # A pivot of pandas takes some milliseconds, and there may be 10,000 cells.
+    course_SxG = np.full((len(seed_S), len(generation_G)), math.nan)
+    course_SxG[row_N, column_N] = rows[column]
+    measured_S = ~np.isnan(course_SxG).all(axis=1)
+    index, columns = pd.Index(seed_S[measured_S], name="seed"), pd.Index(generation_G, name="generation")
+    return pd.DataFrame(course_SxG[measured_S], index, columns)
 
 
 def with_kept_diversity(metrics: pd.DataFrame) -> pd.DataFrame:
