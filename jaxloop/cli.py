@@ -99,7 +99,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew where the folder holds a run.")] = False,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Write the tables and the answer only.")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Show cells, programs, expected time and memory; run nothing.")
+        bool, typer.Option("--plan", help="Show cells, programs, expected time, memory and disk; run nothing.")
     ] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="Share the run with the other processes of a detected cluster.")
@@ -141,9 +141,11 @@ def run(
     if plan:
         from jaxloop.plan import plan as plan_run
         from jaxloop.printing import show_plan
+        from jaxloop.resources import disk
 
         progress = make_console(stderr=True)
-        show_plan(config, plan_run(config, lambda line: progress.print(f"{line} ...", style="dim")), make_console())
+        planned = plan_run(config, lambda line: progress.print(f"{line} ...", style="dim"))
+        show_plan(config, planned, disk(out or Path("runs")), make_console())
         return
     from jaxloop import hosts
     from jaxloop.display import RunDisplay

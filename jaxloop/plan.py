@@ -1,6 +1,8 @@
 """What a run would cost on this machine: its programs are compiled and a few of their steps are timed; nothing is run.
 
-What is compiled here stays in the cache, so the run itself need not compile it again.
+What is compiled here stays in the cache, so the run itself need not compile it again. What the host does with rows is
+tried with two small numbers of them and extended to the run's: all of it grows as the rows do, but for the distances of
+all pairs, and those are counted. So a plan takes seconds, whatever the rows, the cells and the generations.
 """
 
 import math
@@ -11,18 +13,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxloop.config import Config, Loop, loops
+from jaxloop.config import Config, LanguageSettings, Loop, loops
+from jaxloop.costs import Part, carried_rows, places_of, require_memory
 from jaxloop.cycles import rows_of_generation
-from jaxloop.learner import TransformerLearner
 from jaxloop.learners import make_learner, needed_bytes
-from jaxloop.loop import Learner
 from jaxloop.population import keep_compiled_programs, use_all_cores
-from jaxloop.programs import Program, programs
-from jaxloop.source import first_rows
-from jaxloop.train import looks
-from jaxloop.yardsticks import Yardsticks, probes_of, yardsticks_of
+from jaxloop.programs import Program, programs, training_operations, weight_count
+from jaxloop.references import ReferenceLearner
+from jaxloop.store import CHECKPOINTS_KEPT
+from jaxloop.trials import DeviceTrial, HostTrial, host_trial, pair_counts, pair_seconds
+from jaxloop.yardsticks import yardsticks_of
 
-_TRIAL_SECONDS = 0.5
+_TRIAL_ROWS = (200, 2000)
+# So many programs are compiled in any case, and more of them for so many seconds; the others are judged by those.
+_COMPILED, _COMPILING_SECONDS = 6, 5.0
+# Loops whose pairs of different rows are counted; the others are judged by those.
+_COUNTED = 20
+# What begins a run: Python and JAX. What ends it: figures, and what is made of each generation of a loop.
+_BEGIN_SECONDS, _CLOSE_SECONDS, _CLOSE_GENERATION_SECONDS = 2.5, 3.0, 1.5e-3
+_FILES = 20  # of a run as a whole
 
 
 class ProgramPlan(NamedTuple):
@@ -34,104 +43,262 @@ class ProgramPlan(NamedTuple):
     compile_seconds: float
     generation_seconds: float  # of as many loops as are computed at once
     seconds: float  # of all generations of all loops
-    device_bytes: int  # on each device; 0 for a reference learner
+    measure_seconds: float  # of measuring them and keeping them, beside that
+    device_bytes: int  # on each device; 0 for a reference learner, and where the program was not compiled
 
 
-def plan(config: Config, say: Callable[[str], None]) -> list[ProgramPlan]:
-    """Compile every program of a run and time it, in the order in which they would be run.
+class Plan(NamedTuple):
+    """What is expected of a run."""
+
+    programs: list[ProgramPlan]  # in the order in which they would be run
+    begin_seconds: float
+    close_seconds: float
+    memory: list[Part]  # of the machine
+    disk_bytes: float
+    files: int
+
+    @property
+    def seconds(self) -> float:
+        """From the command to its answer, where everything is compiled."""
+        # On a CPU the host measures on the cores that train.
+        both = sum if jax.default_backend() == "cpu" else max
+        of_programs = (
+            both((one.seconds, one.measure_seconds)) if one.parameters else one.seconds + one.measure_seconds
+            for one in self.programs
+        )
+        return self.begin_seconds + sum(of_programs) + self.close_seconds
+
+
+def plan(config: Config, say: Callable[[str], None]) -> Plan:
+    """Compile the programs of a run and time them, and try on a few rows what the host does.
 
     Args:
       config: the run.
-      say: is told what is going on.
+      say: is told what is going on, and of a run for which there is hardly the memory.
+
+    Raises:
+      InputError: the run cannot fit into memory.
     """
     use_all_cores()
     keep_compiled_programs()
-    all_loops = loops(config)
-    yardsticks = yardsticks_of(all_loops)
-    found = []
-    for place, program in enumerate(programs(all_loops), start=1):
-        say(f"program {place}: compiling, and timing a few steps")
-        found.append(_plan_of(program, yardsticks))
-    return found
+    found = programs(loops(config))
+    memory = require_memory(found, say)
+    say("trying the measures on a few rows")
+    hosts = _HostPlan([loop for program in found for loop in program.loops])
+    compiled, begun_compiling = {}, time.monotonic()
+    trained = [place for place, program in enumerate(found) if program.config.learner.name == "transformer"]
+    for place in _spread(trained):
+        if len(trained) > _COMPILED and compiled and time.monotonic() - begun_compiling > _COMPILING_SECONDS:
+            break
+        say(f"program {place + 1}: compiling, and timing a few steps")
+        compiled[place] = _compiled_plan(found[place], hosts)
+    planned = [
+        compiled[place]
+        if place in compiled
+        else _reference_plan(program, hosts)
+        if program.config.learner.name != "transformer"
+        else _like(program, list(compiled.values()), hosts)
+        for place, program in enumerate(found)
+    ]
+    return Plan(
+        programs=planned,
+        begin_seconds=_BEGIN_SECONDS + hosts.begin_seconds,
+        close_seconds=_CLOSE_SECONDS + _CLOSE_GENERATION_SECONDS * sum(map(_generations, found)),
+        memory=memory,
+        disk_bytes=hosts.disk_bytes,
+        files=hosts.files,
+    )
 
 
-def _plan_of(program: Program, yardsticks: dict[int, Yardsticks]) -> ProgramPlan:
+def _spread(places: list[int]) -> list[int]:
+    """All of a few places; of many some that lie apart, those first that tell the most."""
+    if len(places) <= _COMPILED:
+        return places
+    return [places[round(share * (len(places) - 1))] for share in (0, 1, 0.5, 0.25, 0.75)]
+
+
+def _generations(program: Program) -> int:
+    return sum(loop.config.cycle.generations for loop in program.loops)
+
+
+def _rounds(program: Program, at_once: int) -> int:
+    return math.ceil(_generations(program) / at_once)
+
+
+def _compiled_plan(program: Program, hosts: "_HostPlan") -> ProgramPlan:
+    """The plan of a program whose steps are timed."""
     begun = time.perf_counter()
+    yardsticks = yardsticks_of(program.loops[: places_of(program)])
     learner = make_learner(program, yardsticks)
+    needed = needed_bytes(learner, program, yardsticks)
+    trial = DeviceTrial(program, learner, yardsticks)
+    compile_seconds = time.perf_counter() - begun
+    seconds = trial.generation_seconds()
     at_once = min(learner.places, len(program.loops))
-    rounds = math.ceil(sum(loop.config.cycle.generations for loop in program.loops) / at_once)
-    if isinstance(learner, TransformerLearner):
-        needed = needed_bytes(learner, program, yardsticks)
-        trial = _Trial(program, learner, yardsticks)
-        compiled = time.perf_counter()
-        seconds = trial.generation_seconds()
-        return ProgramPlan(program, trial.parameters, at_once, compiled - begun, seconds, rounds * seconds, needed)
-    seconds = _reference_seconds(program.loops[:at_once], learner, yardsticks)
-    return ProgramPlan(program, 0, at_once, 0.0, seconds, rounds * seconds, 0)
+    return ProgramPlan(
+        program=program,
+        parameters=trial.parameters,
+        loops_at_once=at_once,
+        compile_seconds=compile_seconds,
+        generation_seconds=seconds,
+        seconds=_rounds(program, at_once) * seconds,
+        measure_seconds=hosts.measure_seconds(program),
+        device_bytes=needed,
+    )
 
 
-def _reference_seconds(computed: list[Loop], learner: Learner, yardsticks: dict[int, Yardsticks]) -> float:
-    """Seconds of a generation of loops whose learner takes next to nothing."""
-    begun = time.perf_counter()
-    rows = [first_rows(loop.config, loop.seed) for loop in computed]
-    asked = probes_of(yardsticks, learner)
-    probes = [asked(loop, 0) for loop in computed]
-    learner.finish(learner.start(computed, [0] * len(computed), rows, probes), lambda share: None)
-    return time.perf_counter() - begun
+def _like(program: Program, timed: list[ProgramPlan], hosts: "_HostPlan") -> ProgramPlan:
+    """The plan of a program like one that was timed, by the operations of both."""
+
+    def ratio(other: ProgramPlan) -> float:
+        return training_operations(program.config) / training_operations(other.program.config)
+
+    other = min(timed, key=lambda one: abs(math.log(ratio(one))))
+    at_once = min(other.loops_at_once, len(program.loops))
+    seconds = (
+        other.generation_seconds
+        * ratio(other)
+        * other.program.config.cycle.generations
+        / program.config.cycle.generations
+    )
+    return ProgramPlan(
+        program,
+        weight_count(program.config.model),
+        at_once,
+        0.0,
+        seconds,
+        _rounds(program, at_once) * seconds,
+        hosts.measure_seconds(program),
+        0,
+    )
 
 
-class _Trial:
-    """A program's first loops with their real rows, and models that have taken a few steps."""
+def _reference_plan(program: Program, hosts: "_HostPlan") -> ProgramPlan:
+    at_once = min(ReferenceLearner.places, len(program.loops))
+    seconds = hosts.learn_seconds(program)
+    return ProgramPlan(
+        program, 0, at_once, 0.0, seconds / _rounds(program, at_once), seconds, hosts.measure_seconds(program), 0
+    )
 
-    def __init__(self, program: Program, learner: TransformerLearner, yardsticks: dict[int, Yardsticks]):
-        """Compile everything, and run it once with nothing to do."""
-        self._learner, self._train = learner, program.config.train
-        computed = program.loops[: learner.places]
-        rows = [first_rows(loop.config, loop.seed) for loop in computed]
-        self._group = learner.put(
-            [learner.inputs(loop, 0, of_loop) for loop, of_loop in zip(computed, rows, strict=True)]
-        )
-        probes = probes_of(yardsticks, learner)
-        self._probes = [list(probes(loop, 0).values()) for loop in computed]
-        self._state = learner.begin(self._group.inputs)
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.parameters)) // learner.places
-        # Validation rows grow with the training rows, on average to so many times those of generation 0.
-        cycle = program.config.cycle
-        mean_rows = np.mean([rows_of_generation(cycle, generation) for generation in range(cycle.generations)])
-        self._growth = float(mean_rows / rows_of_generation(cycle, 0))
-        self._train_steps(0)
-        self._sample()
-        self._score()
 
-    def generation_seconds(self) -> float:
-        """Seconds to train, sample and score all of them once."""
-        one = self._train_steps(1)
-        count = int(np.clip(_TRIAL_SECONDS / max(one, 1e-4), 1, self._train.steps - 1)) if self._train.steps > 1 else 0
-        step = (self._train_steps(1 + count) - one) / count if count else one
-        # A call that takes a step looks as well.
-        step = min(max(step, 0.0), one)
-        look = (one - step) * self._growth
-        return self._train.steps * step + looks(self._train) * look + self._sample() + self._score()
+class _HostPlan:
+    """What the host has to do in a run: reference learners, measures, files."""
 
-    def _train_steps(self, count: int) -> float:
-        """Seconds of the last so many steps, and of a look, if there are any."""
-        step = self._state.step
-        self._state = self._state._replace(
-            step=jax.device_put(np.full_like(step, self._train.steps - count), step.sharding)
-        )
-        jax.block_until_ready(self._state)
-        begun = time.perf_counter()
-        self._state, _ = self._learner.train(self._state, self._group.inputs, self._group.active)
-        jax.block_until_ready(self._state)
-        return time.perf_counter() - begun
+    def __init__(self, every_loop: list[Loop]):
+        """Try it on a few rows."""
+        self._trials: dict[tuple, list[HostTrial]] = {}
+        self._pair_seconds: dict[LanguageSettings, float] = {}
+        begun, self.begin_seconds, self.disk_bytes, self.files = set(), 0.0, 0.0, _FILES
+        for loop in every_loop:
+            config, trials = loop.config, self._trials_of(loop)
+            cycle, generations = config.cycle, config.cycle.generations
+            width = config.model.context_tokens
+            asked = cycle.rows + config.measure.held_out_rows
+            alike = config.language, config.measure, cycle.rows, cycle.first_mass_share, width
+            if alike not in begun:
+                self.begin_seconds += trials[-1].begin_seconds
+            if (alike, loop.seed) not in begun:
+                self.begin_seconds += _extended(trials, "prepare_seconds", asked / 2)
+            begun |= {alike, (alike, loop.seed)}
+            weights = 4 * weight_count(config.model) if config.learner.name == "transformer" else 0
+            checkpoint = carried_rows(config) * (width + 5) + cycle.rows * width + weights
+            kept = min(generations, CHECKPOINTS_KEPT)
+            written = _extended(trials, "sample_bytes", cycle.rows) + _extended(trials, "table_bytes", cycle.rows)
+            self.disk_bytes += generations * written + kept * checkpoint
+            self.files += generations + trials[-1].files + kept * (weights > 0)
+        self._pairs = _pairs_of(every_loop)
 
-    def _sample(self) -> float:
-        begun = time.perf_counter()
-        self._learner.sample_rows(self._state.best_parameters, self._group)
-        return time.perf_counter() - begun
+    def _trials_of(self, loop: Loop) -> list[HostTrial]:
+        config = loop.config
+        often = tuple((every > 0, every == 1) for every in _every(config))
+        alike = config.language, config.learner, config.model.context_tokens, often
+        if alike not in self._trials:
+            self._trials[alike] = [host_trial(loop, rows) for rows in _TRIAL_ROWS]
+        if config.language not in self._pair_seconds:
+            self._pair_seconds[config.language] = pair_seconds(config)
+        return self._trials[alike]
 
-    def _score(self) -> float:
-        begun = time.perf_counter()
-        for of_one_name in zip(*self._probes, strict=True):
-            self._learner.score_rows(self._state.best_parameters, self._group, list(of_one_name))
-        return time.perf_counter() - begun
+    def learn_seconds(self, program: Program) -> float:
+        """Seconds in which reference learners are fitted, write and are asked, of all loops of a program."""
+        seconds = 0.0
+        for loop in program.loops:
+            config, trials = loop.config, self._trials_of(loop)
+            cycle, measure = config.cycle, config.measure
+            asked = (cycle.rows + measure.held_out_rows) / 2
+            of_one = _extended(trials, "learn_seconds", _mean_rows(config))
+            of_one += _extended(trials, "write_seconds", cycle.rows)
+            of_one += _extended(trials, "probe_seconds", asked) * _due_share(
+                config, measure.distances_every_generations
+            )
+            of_one += trials[-1].whole_seconds * _due_share(config, measure.enumerate_every_generations)
+            seconds += cycle.generations * of_one
+        return seconds
+
+    def measure_seconds(self, program: Program) -> float:
+        """Seconds in which what the loops of a program have written is measured and kept."""
+        seconds = 0.0
+        for loop in program.loops:
+            config, trials = loop.config, self._trials_of(loop)
+            rows, generations = config.cycle.rows, config.cycle.generations
+            rare = max((_due_share(config, every) for every in _every(config) if every > 1), default=0.0)
+            due = trials[-1].often_share + (1 - trials[-1].often_share) * rare
+            of_one = due * _extended(trials, "measure_seconds", rows)
+            of_one += _extended(trials, "training_seconds", _mean_rows(config))
+            of_one += _extended(trials, "keep_seconds", rows)
+            of_one += trials[-1].keep_growth_seconds * (generations - 1) / 2
+            seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[config.language]
+        return seconds
+
+
+def _every(config: Config) -> tuple[int, int, int]:
+    measure = config.measure
+    return (
+        measure.structure_every_generations,
+        measure.distances_every_generations,
+        measure.enumerate_every_generations,
+    )
+
+
+def _due_share(config: Config, every: int) -> float:
+    """Part of the generations in which something is due every so many of them."""
+    generations = config.cycle.generations
+    return math.ceil(generations / every) / generations if every else 0.0
+
+
+def _mean_rows(config: Config) -> float:
+    """Rows that train a generation, in the mean."""
+    last = config.cycle.generations - 1
+    return (rows_of_generation(config.cycle, 0) + rows_of_generation(config.cycle, last)) / 2
+
+
+def _extended(trials: list[HostTrial], name: str, rows: float) -> float:
+    """What it is with so many rows: on the line through two trials, which does not fall."""
+    (fewer, less), (more, greater) = ((trial.rows, getattr(trial.cost, name)) for trial in trials)
+    slope = max((greater - less) / (more - fewer), 0.0)
+    return max(less + slope * (rows - fewer), 0.3 * less)
+
+
+def _pairs_of(every_loop: list[Loop]) -> Callable[[Loop], float]:
+    """Build the function that says of how many pairs the distances are measured in all generations of a loop."""
+
+    def alike(loop: Loop) -> tuple:
+        config = loop.config
+        return config.cycle, config.language, config.learner.name == "resample"
+
+    first_of = {}
+    for loop in every_loop:
+        first_of.setdefault(alike(loop), loop)
+    chosen = list(first_of)
+    if len(chosen) > _COUNTED:
+        chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, _COUNTED).round().astype(int)]
+
+    def most(loop: Loop) -> float:
+        """If all rows of a generation were different."""
+        return loop.config.cycle.generations * (2 * loop.config.cycle.rows**2 + _mean_rows(loop.config) ** 2) / 2
+
+    counted = {}
+    for key in chosen:
+        samples, training = pair_counts(first_of[key])
+        counted[key] = 2 * samples + training  # of true samples by themselves, too
+    share = sum(counted.values()) / sum(most(first_of[key]) for key in chosen)
+    return lambda loop: counted.get(alike(loop), share * most(loop))

@@ -21,6 +21,7 @@ import platformdirs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloop.config import PopulationSettings
+from jaxloop.resources import core_count
 
 
 def use_all_cores() -> None:
@@ -39,11 +40,6 @@ def _devices_asked_for() -> int:
     """The number of CPU devices that the environment sets; 0 where it sets none."""
     flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     return max(jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 0)
-
-
-def core_count() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_compiled_programs() -> None:

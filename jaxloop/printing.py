@@ -9,11 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxloop.config import Config, Loop, loops
+from jaxloop.costs import size_text, total
 from jaxloop.errors import printable
 from jaxloop.frequent import Frequent
-from jaxloop.plan import ProgramPlan
-from jaxloop.population import device_memory_bytes, peak_memory_bytes
+from jaxloop.plan import Plan, ProgramPlan
+from jaxloop.resources import Disk, memory
 from jaxloop.tables import axis_name, cell_label, is_unset
+
+# Of cells, and of programs.
+_MOST_ROWS = 30
 
 
 def show_measurements(results: dict, console: Console) -> None:
@@ -165,51 +169,61 @@ def _cut(text: str, width: int, lines: int) -> Text:
     return Text("\n".join(textwrap.wrap(text, max(width, 8), max_lines=lines, placeholder=" ...")))
 
 
-def show_plan(config: Config, plans: list[ProgramPlan], console: Console) -> None:
+def show_plan(config: Config, planned: Plan, disk: Disk, console: Console) -> None:
     """Print the cells of a run, its programs, and what they are expected to cost."""
     console.width = console.width if console.is_terminal else max(console.width, 200)
     of_cell: dict[str, list] = {}
     for loop in loops(config):
         of_cell.setdefault(cell_label(loop.axes, loop.config.cycle.fresh_only), []).append(loop)
-    cells = Table(title=f"{len(of_cell)} cells, {sum(map(len, of_cell.values()))} loops", title_justify="left")
+    cells = Table(title=f"{len(of_cell):,} cells, {sum(map(len, of_cell.values())):,} loops", title_justify="left")
     for name in ("cell", "seeds", "generations", "program"):
         cells.add_column(name, justify="left" if name == "cell" else "right")
-    program_of = {loop.index: place for place, one in enumerate(plans, start=1) for loop in one.program.loops}
-    for label, of_label in of_cell.items():
+    program_of = {loop.index: place for place, one in enumerate(planned.programs, 1) for loop in one.program.loops}
+    for label, of_label in list(of_cell.items())[:_MOST_ROWS]:
         generations = of_label[0].config.cycle.generations
         cells.add_row(label, str(len(of_label)), str(generations), str(program_of[of_label[0].index]))
+    _say_left_out(cells, len(of_cell))
     console.print(cells)
 
-    trained = sum(one.parameters > 0 for one in plans)
-    title = f"{trained} training program{'' if trained == 1 else 's'}, {len(plans) - trained} of reference learners"
+    trained = sum(one.parameters > 0 for one in planned.programs)
+    others = len(planned.programs) - trained
+    title = f"{trained:,} training program{'' if trained == 1 else 's'}, {others:,} of reference learners"
     programs = Table(title=title, title_justify="left")
-    for name in ("program", "what", "parameters", "loops", "at once", "a generation", "all", "memory of a device"):
+    columns = ("program", "what", "parameters", "loops", "at once", "a generation", "all", "measuring", "device memory")
+    for name in columns:
         programs.add_column(name, justify="left" if name == "what" else "right")
-    for place, one in enumerate(plans, start=1):
+    for place, one in enumerate(planned.programs[:_MOST_ROWS], start=1):
         learner = one.program.config.learner.name
         programs.add_row(
             str(place),
             _what_is_alike(one, config.axes) or learner.replace("_", " "),
             f"{one.parameters:,}" if one.parameters else "",
-            str(len(one.program.loops)),
+            f"{len(one.program.loops):,}",
             str(one.loops_at_once),
             f"{one.generation_seconds:.2g} s",
             _duration(one.seconds),
-            f"{one.device_bytes / 2**20:,.0f} MiB" if one.device_bytes else "",
+            _duration(one.measure_seconds),
+            size_text(one.device_bytes) if one.device_bytes else "",
         )
+    _say_left_out(programs, len(planned.programs))
     console.print(programs)
-    if device_memory_bytes() is None:
-        # On a CPU the devices are cores; the process holds all that the run will hold.
-        memory = f"{peak_memory_bytes() / 2**20:,.0f} MiB in all"
-    else:
-        memory = f"{max(one.device_bytes for one in plans) / 2**20:,.0f} MiB on each device"
-    compile_seconds = sum(one.compile_seconds for one in plans)
-    console.print(
-        f"expected: about {_duration(sum(one.seconds for one in plans))}, and {memory}; compiling took "
-        f"{compile_seconds:.0f} s and is kept for the run",
-        highlight=False,
-        soft_wrap=True,
-    )
+    compile_seconds = sum(one.compile_seconds for one in planned.programs)
+    needed, there = total(planned.memory), memory()
+    lines = [
+        f"time: about {_duration(planned.seconds)}, where all is compiled; compiling took {compile_seconds:.0f} s and "
+        "is kept for the run",
+        f"memory: about {size_text(needed)}; {there.limit} {size_text(there.most_bytes)}, "
+        f"{size_text(there.held_bytes + there.free_bytes)} are free",
+        f"disk: about {size_text(planned.disk_bytes)} in {planned.files:,} files; {size_text(disk.free_bytes)} free",
+    ]
+    if planned.disk_bytes > disk.free_bytes or planned.files > (disk.free_files or math.inf):
+        lines.append("the disk will be full before the run ends: name a folder on another one with --out")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _say_left_out(table: Table, count: int) -> None:
+    if count > _MOST_ROWS:
+        table.add_row(f"and {count - _MOST_ROWS:,} more")
 
 
 def _what_is_alike(one: ProgramPlan, axes: list[str]) -> str:

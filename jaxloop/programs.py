@@ -1,8 +1,9 @@
 """Which loops of a run go through the same compiled programs, and in which order the programs are run."""
 
+import functools
 from typing import NamedTuple
 
-from jaxloop.config import KNOBS, Config, Loop
+from jaxloop.config import KNOBS, Config, LanguageSettings, Loop, ModelSettings
 from jaxloop.cycles import rows_of_generation
 from jaxloop.language import language_of
 from jaxloop.vocabulary import VOCABULARY_SIZE
@@ -43,8 +44,19 @@ def training_operations(config: Config) -> float:
     """About how many floating-point operations it takes to train all models of a loop, padding not counted."""
     if config.learner.name != "transformer":
         return 0.0
-    tokens = config.train.steps * config.train.batch_expressions * (language_of(config.language).mean_tokens + 1)
+    tokens = config.train.steps * config.train.batch_expressions * (_mean_tokens(config.language) + 1)
     return config.cycle.generations * tokens * operations_per_position(config, config.model.context_tokens)
+
+
+@functools.cache
+def _mean_tokens(language: LanguageSettings) -> float:
+    return language_of(language).mean_tokens
+
+
+def weight_count(model: ModelSettings) -> int:
+    """Numbers in a model, all of them."""
+    width, layers = model.width, model.layers
+    return 12 * width**2 * layers + (2 * layers + 1) * width + (VOCABULARY_SIZE + model.context_tokens) * width
 
 
 def operations_per_position(config: Config, row_tokens: int) -> float:

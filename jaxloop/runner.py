@@ -12,10 +12,11 @@ import pandas as pd
 from jaxloop import hosts, metrics, source
 from jaxloop.answer import answer_lines
 from jaxloop.config import Config, Loop, loops
+from jaxloop.costs import require_memory
 from jaxloop.cycles import provenance_counts
 from jaxloop.derived import analyse
 from jaxloop.errors import InputError, RunError
-from jaxloop.learners import half_as_many, make_learner
+from jaxloop.learners import half_as_many, make_learner, memory_in_words
 from jaxloop.loop import Record, State, run_loops
 from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs
@@ -81,6 +82,7 @@ def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[metrics.Judgement
     }
 
 
+@memory_in_words()
 def run(
     config: Config,
     path: Path,
@@ -105,15 +107,17 @@ def run(
       The figures that were drawn, in the first of several processes.
 
     Raises:
-      InputError: the folder cannot be used.
+      InputError: the folder cannot be used, or the run cannot fit into memory; nothing is made.
       RunError: the run broke off; all that was measured is in the folder, and the figures show it.
       KeyboardInterrupt: a stop was requested.
     """
     use_all_cores()
     keep_compiled_programs()
     all_loops = loops(config)
-    yardsticks = yardsticks_of(all_loops)
     own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
+    own_programs = programs(own_loops)
+    do_together("is there memory enough?", lambda: require_memory(own_programs, display.warn))
+    yardsticks = yardsticks_of(all_loops)
 
     def stop_if_requested() -> None:
         if stop_requested():
@@ -122,8 +126,10 @@ def run(
     with open_together(lambda process: RunFolder(path, config, command, overwrite, process)) as folder:
 
         def keep(record: Record) -> None:
-            judgement, tables = tables_of(record, yardsticks[record.loop.index])
-            folder.save(record, judgement, tables)
+            # What has not been kept must not be gone on from.
+            with memory_in_words():
+                judgement, tables = tables_of(record, yardsticks[record.loop.index])
+                folder.save(record, judgement, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
         def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
@@ -140,7 +146,7 @@ def run(
                 states |= {loop.index: state} if state else {}
             display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
             diverged = []
-            for program in programs(own_loops):
+            for program in own_programs:
                 diverged += run_program(program, yardsticks, states, keep, watch, display.warn)
             if diverged:
                 failure = divergence(diverged)
@@ -174,9 +180,24 @@ def run_program(
     while True:
         try:
             return run_loops(program.loops, states, source, learner, probes_of(yardsticks, learner), keep, watch)
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
             learner = half_as_many(program, learner, error)
-            warn(f"out of memory: going on with {learner.loops_per_device} loops at once on a device")
+            warn(f"out of memory: going on with {learner.places} loops at once")
+
+
+def do_together(question: str, act: Callable[[], None]) -> None:
+    """Do something that may refuse in every process that shares the run; where one refuses, all do.
+
+    Raises:
+      InputError: this process refuses, or another one.
+    """
+    refusal = None
+    try:
+        act()
+    except InputError as error:
+        refusal = error
+    if not hosts.all_agree(question, refusal is None):
+        raise refusal or InputError("another process of this run cannot begin and says why")
 
 
 def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:

@@ -11,6 +11,7 @@ import pytest
 from tiny import results
 
 from jaxloop import population
+from jaxloop.resources import core_count
 
 TESTS = Path(__file__).parent
 RUN = """
@@ -114,8 +115,7 @@ def test_every_core_is_a_device():
     """Fewer devices than cores leave cores idle, more cost speed; a single one would be compiled for differently."""
     code = "import jax, os, sys; from jaxloop.population import *\n"
     code += "use_all_cores(); print(len(jax.devices()), measuring_device() == jax.devices()[-1])"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert python(code, JAX_PLATFORMS="cpu").split() == [str(max(cores, 2)), "True"]
+    assert python(code, JAX_PLATFORMS="cpu").split() == [str(max(core_count(), 2)), "True"]
     if hasattr(os, "sched_setaffinity"):
         one = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
         assert python(one + code, JAX_PLATFORMS="cpu").split() == ["2", "True"]
