@@ -121,7 +121,8 @@ class Transformer(nnx.Module):
         self.tokens = nnx.Embed(VOCABULARY_SIZE, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.positions = nnx.Embed(settings.context_tokens, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(settings.dropout)
-        self.blocks = nnx.List([Block(settings, dtype, rngs) for _ in range(settings.layers)])
+        # Flax 0.11, which goes with the JAX that Colab has, takes a plain list and knows no other.
+        self.blocks = getattr(nnx, "List", list)([Block(settings, dtype, rngs) for _ in range(settings.layers)])
         self.out_norm = nnx.LayerNorm(settings.width, use_bias=False, dtype=dtype, rngs=rngs)
 
     def _logits(self, stream):
