@@ -38,6 +38,7 @@ _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", 
 _MOST_COLUMNS = 3
 _CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
 _HARDLY_TRUE = f"under {MOSTLY_TRUE:g} of the samples true"
+_MOST_PLACES = 100  # on an axis: each may have an arrow, and a thousand arrows take two seconds
 _MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
 
 
@@ -220,6 +221,9 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     axis = varied[0]
     places = _places(of_cells, axis)
     series_axes = [other for other in [*axes, LEARNER] if other != axis]
+    shown = set(chosen(list(places.of), _MOST_PLACES))
+    fewer_places = f"{len(shown)} of {len(places.of):,} values shown" if len(shown) < len(places.of) else ""
+    of_cells = of_cells[[_key(value) in shown for value in of_cells[axis]]]
     of_cells, left_out = few_cells(of_cells, series_axes, MOST_PANELS)
     series = list(of_cells.groupby(["control", *series_axes], sort=False, dropna=False))
     # A colour for each combination of the other axes, whatever the learner.
@@ -228,7 +232,8 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     colour_of = dict(zip([*kinds[0], *kinds[1]], colours(*map(len, kinds)), strict=True))
 
     figure = Figure(figsize=(10.5, 4.4 + 0.1 * len(series)), layout="constrained")
-    figure.suptitle(left_out and f"series: {left_out}")
+    fewer = {axis_name(axis): fewer_places, "series": left_out}
+    figure.suptitle("; ".join(f"{what}: {words}" for what, words in fewer.items() if words))
     left, right = figure.subplots(1, 2)
     gap, handles = np.diff(sorted(places.of.values())).min(), []
     for number, (label, (_, rows)) in enumerate(zip(labels, series, strict=True)):

@@ -262,7 +262,10 @@ def close(
         folder.write_derived(name, rows)
     if not figures:
         return []
-    from jaxloop.figures import draw_all
-
     summary, place = analysis.derived["summary"], folder.path / "figures"
+    try:
+        from jaxloop.figures import draw_all
+    except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
+        display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
+        return []
     return draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)

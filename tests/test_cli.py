@@ -138,6 +138,10 @@ def test_the_answer_is_there_whatever_becomes_of_the_figures(tmp_path):
         done = subprocess.run([*JAXLOOP, *command, *more], capture_output=True, text=True, env=elsewhere, check=False)
         assert done.returncode == 0, done.stderr
         assert ("figures: " in done.stdout) == (not more) and (tmp_path / "run/figures").exists() == (not more)
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff")
+    broken = {**os.environ, "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    done = subprocess.run([*JAXLOOP, *command], capture_output=True, text=True, env=broken, check=False)
+    assert done.returncode == 0 and "kept diversity" in done.stdout and "could not be drawn" in done.stderr
     shutil.rmtree(tmp_path / "run/figures")
     (tmp_path / "run/figures").write_text("in the way")
     done = call(*command)

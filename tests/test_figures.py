@@ -141,6 +141,15 @@ def test_a_large_grid_is_bounded_and_says_what_is_left_out(tmp_path, monkeypatch
     assert len(titles[0].axes) == 14 and len(titles[1].axes) <= 14
 
 
+def test_a_long_axis_is_bounded_too():
+    """Each of 10,000 learning rates had a marker, and an arrow of its own that takes 2 ms to draw."""
+    of_cells, _ = frame_of(grid({SHARE: tuple(place / 150 for place in range(150))}), [SHARE])
+    figure = draw_final(of_cells, [SHARE])
+    shown = figure.axes[0].lines[0].get_xdata()
+    assert len(shown) == 100 and shown[0] == 0 and shown[-1] == 149 and len(figure.axes[1].texts) <= 100
+    assert "fresh share: 100 of 150 values shown" in figure.get_suptitle()
+
+
 def frame_of(cells, axes):
     metrics = table(cells)
     return pd.DataFrame(summed(metrics, axes)).assign(**{LEARNER: "transformer"}), metrics
