@@ -153,12 +153,12 @@ def run(
         except Exception as error:
             failure = error
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError, InputError, RunError):
+            with contextlib.suppress(Exception):  # What stopped the run is what is told.
                 close(folder, config, display, figures)
             raise
         agreed = hosts.all_agree("has everything gone well?", failure is None, stop_if_requested)
         if failure:
-            with contextlib.suppress(OSError, InputError, RunError):
+            with contextlib.suppress(Exception):  # What broke the run off is what is told.
                 close(folder, config, display, figures)
             raise failure
         drawn = close(folder, config, display, figures, stop_if_requested)
@@ -237,7 +237,7 @@ def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
 def close(
     folder: RunFolder, config: Config, display: Display, figures: bool, watch: Callable[[], None] = lambda: None
 ) -> list[Path]:
-    """Bring manifest and derived tables up to date, say what came out so far, then draw it; in the first process.
+    """Say what came out so far, bring manifest and tables up to date, then draw it; in the first process.
 
     Args:
       folder: of the run.
@@ -248,19 +248,27 @@ def close(
 
     Returns:
       The figures that were drawn.
+
+    Raises:
+      RunError: the tables cannot be written.
     """
     if not hosts.is_first():
         return []
-    folder.write_manifest()
-    folder.join()
-    analysis = analyse(folder.stored())
-    if not analysis:
-        return []
     axes, learner = config.axes, config.learner.name
-    display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner))
-    for name, rows in analysis.derived.items():
-        folder.write_derived(name, rows)
-    if not figures:
+    analysis = analyse(folder.stored())
+    if analysis:
+        display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner))
+    try:
+        folder.write_manifest()
+        folder.join()
+        for name, rows in analysis.derived.items() if analysis else ():
+            folder.write_derived(name, rows)
+    except OSError as error:
+        raise RunError(
+            f"{folder.path}: its tables could not be written: {error.strerror or error}; what was measured is kept, and "
+            "the same command writes them"
+        ) from None
+    if not (analysis and figures):
         return []
     summary, place = analysis.derived["summary"], folder.path / "figures"
     try:

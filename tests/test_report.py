@@ -83,7 +83,7 @@ def test_cells_are_named_by_what_differs_and_controls_come_last():
 def test_a_table_that_somebody_has_changed_is_named():
     """Catches a traceback where a spreadsheet program has dropped a column or written a word into a cell."""
     metrics, _ = tables(("transformer",), (0.0,), (0,))
-    rows = metrics.astype(str).to_dict("records")
+    rows = metrics.astype(str).fillna("").to_dict("records")  # as in a file, where nothing is empty text
     with pytest.raises(InputError, match=r"metrics.csv: has no column 'diversity'"):
         as_frame([{key: value for key, value in row.items() if key != "diversity"} for row in rows], "metrics")
     rows[1]["diversity"] = "much"
