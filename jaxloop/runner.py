@@ -265,8 +265,8 @@ def close(
             folder.write_derived(name, rows)
     except OSError as error:
         raise RunError(
-            f"{folder.path}: its tables could not be written: {error.strerror or error}; what was measured is kept, and "
-            "the same command writes them"
+            f"{folder.path}: its tables could not be written: {error.strerror or error}; what was measured is kept, "
+            "and the same command writes them"
         ) from None
     if not (analysis and figures):
         return []
