@@ -13,17 +13,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxloop import metrics
 from jaxloop.config import Config, Loop, loops
 from jaxloop.cycles import first
+from jaxloop.environment import prepare, processor_name
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Outcome, Record, Seconds, State
-from jaxloop.population import (
-    core_count,
-    keep_compiled_programs,
-    peak_memory_bytes,
-    processor_name,
-    use_all_cores,
-)
+from jaxloop.population import peak_memory_bytes
 from jaxloop.programs import operations_per_position
+from jaxloop.resources import core_count
 from jaxloop.runner import tables_of
 from jaxloop.sample import Work
 from jaxloop.source import first_rows, held_out_rows
@@ -145,8 +141,7 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
       repeats: of every measurement, after one that is not counted.
       say: is told what is going on.
     """
-    use_all_cores()
-    keep_compiled_programs()
+    prepare()
     counts = tuple(dict.fromkeys((1, len(jax.local_devices()) if jax.default_backend() == "cpu" else 8)))
     say("the machine's ceiling")
     ceiling = ceiling_flops(repeats)

@@ -144,6 +144,7 @@ def run(
         from jaxloop.resources import disk
 
         progress = make_console(stderr=True)
+        _say_what_is_computed_on()
         planned = plan_run(config, lambda line: progress.print(f"{line} ...", style="dim"))
         show_plan(config, planned, disk(out or Path("runs")), make_console())
         return
@@ -310,6 +311,7 @@ def bench(
     def say(line: str) -> None:
         progress.print(f"{line} ...", style="dim", highlight=False)
 
+    _say_what_is_computed_on()
     if against:
         from jaxloop.compare import against_nanogpt
 
@@ -361,12 +363,14 @@ def check(
     a word is none of the language's or the line is too long for the model.
     """
     from jaxloop.corpus import RunModel, check_lines, open_lines
+    from jaxloop.environment import prepare
     from jaxloop.presets import load
 
     if run_folder and (overrides or preset):
         raise InputError("--run takes all settings from the run; leave out --preset and settings")
     if loop is not None and not run_folder:
         raise InputError("--loop needs --run with the folder of the run")
+    prepare()
     with open_lines(file) as lines:
         model = RunModel(run_folder, loop or 0) if run_folder else None
         check_lines(lines, model.config if model else load(preset or "paper", overrides or []), sys.stdout, model)
@@ -415,6 +419,15 @@ def settings(debug: Debug = False) -> None:
 
     for name, default, allowed, kind, meaning in describe():
         print(f"{name:36s} {default:17s} {kind:6s} {meaning} ({allowed})")
+
+
+def _say_what_is_computed_on() -> None:
+    """Say on standard error what the devices are, and what is not as it should be with them."""
+    from jaxloop.environment import complaints, devices_in_words, prepare
+
+    prepare()
+    for line in (f"on {devices_in_words()}", *complaints()):
+        print(f"jaxloop: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class _Stop:

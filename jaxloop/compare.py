@@ -11,11 +11,11 @@ from jaxloop import metrics
 from jaxloop.bench import Bench, describe_machine, spread
 from jaxloop.config import Config, loops
 from jaxloop.cycles import row_count
+from jaxloop.environment import prepare
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
 from jaxloop.learner import TransformerLearner
 from jaxloop.peer import Peer
-from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.source import first_rows, held_out_rows
 from jaxloop.vocabulary import lengths
 
@@ -37,8 +37,7 @@ def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str
     Returns:
       Medians with their spread, and ratios: how many times faster jaxloop is, round by round.
     """
-    use_all_cores()
-    keep_compiled_programs()
+    prepare()
     machine = describe_machine()
     with Peer(path, config, machine["cores"]) as peer:
         results = {"machine": machine, "repeats": repeats, "config": config.model_dump(exclude_none=True)}

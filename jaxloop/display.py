@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxloop.config import Loop
+from jaxloop.environment import devices_in_words
 from jaxloop.errors import printable
 from jaxloop.loop import State
 from jaxloop.programs import training_operations
@@ -97,7 +98,8 @@ class RunDisplay:
             live.stop()
 
     def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
-        """Show where every loop stands."""
+        """Show what is computed on, and where every loop stands."""
+        self._console.print(f"on {devices_in_words()}", highlight=False)
         for loop in loops:
             label = printable(cell_label(loop.axes, loop.config.cycle.fresh_only))
             cell = self._cell_of[loop.index] = self._cells.setdefault(label, _Cell(label))

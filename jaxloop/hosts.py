@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import jax
 
+from jaxloop.environment import prepare
 from jaxloop.errors import InputError, RunError
-from jaxloop.population import use_all_cores
 
 _PATIENCE_SECONDS, _CONNECT_SECONDS = 5, 300
 # Processes may finish days apart; once all are there, those that succeeded say so at once.
@@ -53,7 +53,7 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
     try:
         # JAX itself would end the process with a stack trace, so its patience is the longer one.
         jax.distributed.initialize(initialization_timeout=_CONNECT_SECONDS + 60, **settings)
-        use_all_cores()
+        prepare()
         jax.devices()  # Every process waits for all others here, once.
     except (ValueError, RuntimeError, IndexError) as error:
         words = "no cluster was detected; say --coordinator HOST:PORT, --processes N and --process I"

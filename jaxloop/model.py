@@ -121,9 +121,14 @@ class Transformer(nnx.Module):
         self.tokens = nnx.Embed(VOCABULARY_SIZE, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.positions = nnx.Embed(settings.context_tokens, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(settings.dropout)
-        # Flax 0.11, which goes with the JAX that Colab has, takes a plain list and knows no other.
-        self.blocks = getattr(nnx, "List", list)([Block(settings, dtype, rngs) for _ in range(settings.layers)])
+        # Each by a name of its own: how Flax holds lists, and whether it reads back what it saves of one, has changed.
+        self.block_names = tuple(f"block_{layer:03d}" for layer in range(settings.layers))
+        for name in self.block_names:
+            setattr(self, name, Block(settings, dtype, rngs))
         self.out_norm = nnx.LayerNorm(settings.width, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def _blocks(self) -> list[Block]:
+        return [getattr(self, name) for name in self.block_names]
 
     def _logits(self, stream):
         return self.tokens.attend(self.out_norm(stream)).astype(jnp.float32)
@@ -156,7 +161,7 @@ class Transformer(nnx.Module):
         stream_NxD = self._embed(self.tokens, inputs_BxL.reshape(-1).astype(jnp.int32))
         stream_NxD += self._embed(self.positions, depth_BxL.reshape(-1).astype(jnp.int32))
         stream_NxD = self.dropout(stream_NxD, deterministic=rngs is None, rngs=rngs)
-        for block in self.blocks:
+        for block in self._blocks():
             stream_NxD = block(stream_NxD, read, rngs)
         return self._logits(stream_NxD).reshape(rows, row_tokens, -1)
 
@@ -173,7 +178,7 @@ class Transformer(nnx.Module):
         unread_1xLx1 = (place_1xL > position)[..., None]
         keys, values = list(cache.keys_MxD), list(cache.values_MxD)
         stream_CxD = self.tokens(token_C.astype(jnp.int32)) + self.positions(position)[None]
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self._blocks()):
 
             def read(queries_CxHxK, keys_CxHxK, values_CxHxK, layer=layer):
                 _, heads, head_width = queries_CxHxK.shape

@@ -16,8 +16,8 @@ import numpy as np
 from jaxloop.config import Config, LanguageSettings, Loop, loops
 from jaxloop.costs import Part, carried_rows, places_of, require_memory
 from jaxloop.cycles import rows_of_generation
+from jaxloop.environment import prepare
 from jaxloop.learners import make_learner, needed_bytes
-from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs, training_operations, weight_count
 from jaxloop.references import ReferenceLearner
 from jaxloop.store import CHECKPOINTS_KEPT
@@ -79,8 +79,7 @@ def plan(config: Config, say: Callable[[str], None]) -> Plan:
     Raises:
       InputError: the run cannot fit into memory.
     """
-    use_all_cores()
-    keep_compiled_programs()
+    prepare()
     found = programs(loops(config))
     memory = require_memory(found, say)
     say("trying the measures on a few rows")

@@ -4,59 +4,16 @@ On the CPU every core is a device and computes one loop at a time: the program o
 loops there are, so a loop's results do not either. On accelerators each device maps several loops together.
 """
 
-import contextlib
 import functools
-import hashlib
-import os
-import platform
-import re
-import resource
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
-import platformdirs
+import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloop.config import PopulationSettings
-from jaxloop.resources import core_count
-
-
-def use_all_cores() -> None:
-    """Make each core of a CPU a device of its own; to be called before JAX computes anything.
-
-    Not one more: XLA keeps a thread for each device, and more threads than cores cost a quarter of the speed; unless
-    JAX_NUM_CPU_DEVICES or XLA_FLAGS ask for a number. But two at least: XLA compiles a program for a single device
-    differently, and its last bits would depend on that.
-    """
-    # Where the program around us has used JAX already, its devices are what there is.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(_devices_asked_for() or core_count(), 2))
-
-
-def _devices_asked_for() -> int:
-    """The number of CPU devices that the environment sets; 0 where it sets none."""
-    flag = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
-    return max(jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 0)
-
-
-def keep_compiled_programs() -> None:
-    """Keep what XLA compiles in the user's cache folder, so that a second start compiles nothing.
-
-    Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        # A home folder may be shared by machines whose processors differ: each kind has its own programs.
-        processor = "".join(sorted(set(processor_lines())))
-        kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
-        folder = platformdirs.user_cache_path("jaxloop") / "compiled" / kind
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @functools.cache
@@ -73,21 +30,6 @@ def _compiler_options() -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
-
-
-def processor_lines() -> list[str]:
-    """What the system says of the processor's model and instruction sets."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return [platform.machine(), platform.processor()]
-    return [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-
-
-def processor_name() -> str:
-    """The processor's model."""
-    names = (line.split(":", 1)[1].strip() for line in processor_lines() if "model name" in line)
-    return next(names, platform.machine())
 
 
 def measuring_device() -> jax.Device:
@@ -120,6 +62,11 @@ def peak_memory_bytes() -> int:
     statistics_of_device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics_of_device:
         return statistics_of_device["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:  # Windows counts it elsewhere.
+        held = psutil.Process().memory_info()
+        return getattr(held, "peak_wset", held.rss)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -138,7 +85,7 @@ class Placement:
 
     def __init__(self, settings: PopulationSettings, loop_count: int):
         devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
-        # No more devices than loops, but two on a CPU, for the reason given in `use_all_cores`.
+        # No more devices than loops, but two on a CPU, for the reason given in `environment.use_all_cores`.
         devices = devices[: max(loop_count, 2 if on_cpu else 1)]
         self.per_device = min(settings.loops_per_device, loop_count) or (
             1 if on_cpu else -(-loop_count // len(devices))

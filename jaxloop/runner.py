@@ -15,10 +15,10 @@ from jaxloop.config import Config, Loop, loops
 from jaxloop.costs import require_memory
 from jaxloop.cycles import provenance_counts
 from jaxloop.derived import analyse
+from jaxloop.environment import complaints, prepare
 from jaxloop.errors import InputError, RunError
 from jaxloop.learners import half_as_many, make_learner, memory_in_words
 from jaxloop.loop import Record, State, run_loops
-from jaxloop.population import keep_compiled_programs, use_all_cores
 from jaxloop.programs import Program, programs
 from jaxloop.store import RunFolder, top_rows
 from jaxloop.tables import as_frame
@@ -111,8 +111,9 @@ def run(
       RunError: the run broke off; all that was measured is in the folder, and the figures show it.
       KeyboardInterrupt: a stop was requested.
     """
-    use_all_cores()
-    keep_compiled_programs()
+    prepare()
+    for complaint in complaints():
+        display.warn(complaint)
     all_loops = loops(config)
     own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
     own_programs = programs(own_loops)

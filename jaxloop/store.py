@@ -19,6 +19,7 @@ from flax.serialization import msgpack_serialize
 
 from jaxloop import __version__, layout
 from jaxloop.config import Config, Loop, differences, dump, loops
+from jaxloop.environment import results_depend_on
 from jaxloop.errors import DamageError, InputError, RunError
 from jaxloop.files import (
     digest,
@@ -33,7 +34,6 @@ from jaxloop.files import (
 from jaxloop.loop import Record, State
 from jaxloop.metrics import top_samples
 from jaxloop.model import activation_dtype
-from jaxloop.population import processor_name
 from jaxloop.presets import parse
 from jaxloop.stored import (
     MOST_CONFIG_BYTES,
@@ -487,13 +487,7 @@ def read_sessions(path: Path) -> list[dict]:
 
 def environment(config: Config) -> dict[str, str]:
     """What the last bits of results depend on, beside the settings."""
-    device = jax.local_devices()[0]
-    return {
-        **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        "platform": device.platform,
-        "device": device.device_kind if device.platform != "cpu" else processor_name(),
-        "activations": str(activation_dtype(config.model)),
-    }
+    return {**results_depend_on(), "activations": str(activation_dtype(config.model))}
 
 
 def top_rows(loop: Loop, generation: int, tokens_NxT: np.ndarray, judgement: Judgement) -> list[dict]:

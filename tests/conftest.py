@@ -15,8 +15,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has its environment from
 
 import jax
 
-from jaxloop.population import use_all_cores
+from jaxloop.environment import prepare
 
-use_all_cores()
+prepare()
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_numpy_rank_promotion", "raise")

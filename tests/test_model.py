@@ -184,7 +184,7 @@ def test_parameter_counts_of_the_paper(preset, count):
 def test_initial_parameters_have_the_stated_deviations():
     """A shared draw that is cut wrongly repeats numbers between matrices, or gives one of them another scale."""
     parameters = jit(make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init)(jax.random.key(0))
-    block = parameters["blocks"][1]
+    block = parameters["block_001"]
     for matrix, shape, deviation in (
         (parameters["positions"]["embedding"], (64, 128), 0.02),
         (block["queries_keys_values"]["kernel"], (128, 384), 0.02),

@@ -86,7 +86,7 @@ def test_without_a_cache_folder_the_run_goes_on(tmp_path):
 def test_a_folder_that_jax_was_told_of_is_used(tmp_path):
     """Somebody who has set up JAX's own cache, for a cluster say, must find everything there and nothing elsewhere."""
     (tmp_path / "told").mkdir()
-    code = "from jaxloop.population import *; use_all_cores(); keep_compiled_programs()\n"
+    code = "from jaxloop.environment import *; prepare()\n"
     code += "print(jax.jit(lambda x: x + 1)(1), jax.config.jax_compilation_cache_dir)"
     told = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "caches")}
     output = python(code, **told, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "told"))
@@ -98,13 +98,13 @@ def test_a_folder_that_jax_was_told_of_is_used(tmp_path):
 def test_each_kind_of_processor_has_its_own_programs(tmp_path):
     """A home may be shared by machines: a program for instructions that this one lacks would end the process."""
     code = """
-from jaxloop import population
+from jaxloop import environment
 folders = []
 for lines in (["flags: a b", "model name: x"], ["model name: x", "flags: a b"], ["model name: x", "flags: a b c"]):
-    population.processor_lines = lambda: lines
-    population.jax.config.update("jax_compilation_cache_dir", None)
-    population.keep_compiled_programs()
-    folders.append(population.jax.config.jax_compilation_cache_dir)
+    environment.processor_lines = lambda: lines
+    environment.jax.config.update("jax_compilation_cache_dir", None)
+    environment.keep_compiled_programs()
+    folders.append(environment.jax.config.jax_compilation_cache_dir)
 print(folders[0] == folders[1], folders[0] == folders[2])
 """
     told = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": None}
@@ -113,8 +113,8 @@ print(folders[0] == folders[1], folders[0] == folders[2])
 
 def test_every_core_is_a_device():
     """Fewer devices than cores leave cores idle, more cost speed; a single one would be compiled for differently."""
-    code = "import jax, os, sys; from jaxloop.population import *\n"
-    code += "use_all_cores(); print(len(jax.devices()), measuring_device() == jax.devices()[-1])"
+    code = "import jax, os, sys; from jaxloop import population; from jaxloop.environment import *\n"
+    code += "use_all_cores(); print(len(jax.devices()), population.measuring_device() == jax.devices()[-1])"
     assert python(code, JAX_PLATFORMS="cpu").split() == [str(max(core_count(), 2)), "True"]
     if hasattr(os, "sched_setaffinity"):
         one = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
@@ -124,9 +124,7 @@ def test_every_core_is_a_device():
 def test_devices_that_are_in_use_already_are_left_alone():
     """A notebook that has used JAX before must not get an error from it."""
     code = "import jax; jax.numpy.zeros(1).block_until_ready(); before = jax.devices()\n"
-    code += (
-        "from jaxloop.population import *; use_all_cores(); keep_compiled_programs(); print(jax.devices() == before)"
-    )
+    code += "from jaxloop.environment import *; prepare(); print(jax.devices() == before)"
     assert python(code, JAX_PLATFORMS="cpu").split() == ["True"]
 
 
