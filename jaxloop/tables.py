@@ -107,16 +107,30 @@ def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.control)
 
 
+class Courses(NamedTuple):
+    """Columns of one cell's loops by seed and generation; not a number where they are not measured."""
+
+    seed_S: np.ndarray
+    generation_G: np.ndarray
+    values_CxSxG: np.ndarray
+
+
+def courses_of(rows: pd.DataFrame, columns: list[str]) -> Courses:
+    """The courses of a cell, without a pivot of pandas, which takes some milliseconds: there may be 10,000 cells."""
+    seed_S, row_N = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    generation_G, column_N = np.unique(rows["generation"].to_numpy(), return_inverse=True)
+    values_CxSxG = np.full((len(columns), len(seed_S), len(generation_G)), math.nan)
+    for values_SxG, column in zip(values_CxSxG, columns, strict=True):
+        values_SxG[row_N, column_N] = rows[column].to_numpy()
+    return Courses(seed_S, generation_G, values_CxSxG)
+
+
 def courses(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column of one cell's loops as seeds by generations; not a number where it is not measured.
 
     Seeds in which it never is are left out, so that they do not hide those in which it is.
     """
-    seed_S, row_N = np.unique(rows["seed"], return_inverse=True)
-    generation_G, column_N = np.unique(rows["generation"], return_inverse=True)
-    # A pivot of pandas takes some milliseconds, and there may be 10,000 cells.
-    course_SxG = np.full((len(seed_S), len(generation_G)), math.nan)
-    course_SxG[row_N, column_N] = rows[column]
+    seed_S, generation_G, (course_SxG,) = courses_of(rows, [column])
     measured_S = ~np.isnan(course_SxG).all(axis=1)
     index, columns = pd.Index(seed_S[measured_S], name="seed"), pd.Index(generation_G, name="generation")
     return pd.DataFrame(course_SxG[measured_S], index, columns)
