@@ -34,8 +34,13 @@ def as_frame(rows: list[dict[str, str]] | pd.DataFrame, table: str) -> pd.DataFr
       InputError: a column that is needed is missing, or a cell is not a number.
     """
     frame = pd.DataFrame(rows, columns=None if len(rows) else list(_NEEDED[table]))
-    # An empty cell is text, and none at all is not a number.
-    missing = [column for column in _NEEDED[table] if column not in frame or frame[column].isna().any()]
+
+    def lacks(column: str) -> bool:
+        if isinstance(rows, pd.DataFrame):  # In which an empty cell is text, and none at all is not a number.
+            return column not in frame or bool(frame[column].isna().any())
+        return any(column not in row for row in rows)
+
+    missing = [column for column in _NEEDED[table] if lacks(column)]
     if missing:
         raise InputError(f"{table}.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
 
