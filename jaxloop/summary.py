@@ -146,11 +146,24 @@ def final(course: pd.DataFrame, last: int) -> pd.Series:
     return pd.Series(_final(course.to_numpy(), course.columns.to_numpy(), last), course.index)
 
 
-def _final(course_SxG: np.ndarray, generation_G: np.ndarray, last: int) -> np.ndarray:
+def final_of(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The final value of a column of one cell for each of its seeds in which it is measured, (S,)."""
+    courses = courses_of(rows, [column])
+    return _final(_measured(courses.values_CxSxG[0]), courses.generation_G, last_generation(rows))
+
+
+def _final(course_SxG: np.ndarray, generation_G: np.ndarray, last: int, in_order: bool = False) -> np.ndarray:
+    """What `final` gives; `in_order` adds generation by generation where nothing is left out, too."""
     window = final_generations(last)
     window_GxS = course_SxG.T[(generation_G >= window.start) & (generation_G < window.stop)]
-    window_GxS = np.ascontiguousarray(window_GxS[~np.isnan(window_GxS).any(axis=1)])
-    return window_GxS.sum(axis=0) / len(window_GxS) if len(window_GxS) else np.full(len(course_SxG), math.nan)
+    known_G = ~np.isnan(window_GxS).any(axis=1)
+    if not known_G.any():
+        return np.full(len(course_SxG), math.nan)
+    # NumPy adds neighbours in memory pairwise, and rows in order. Which of the two decides the last bits of
+    # summary.csv, and those stay what they have been.
+    if known_G.all() and not in_order:
+        return np.ascontiguousarray(window_GxS.T).sum(axis=1) / len(window_GxS)
+    return np.ascontiguousarray(window_GxS[known_G]).sum(axis=0) / known_G.sum()
 
 
 def _measured(course_SxG: np.ndarray) -> np.ndarray:
@@ -183,7 +196,7 @@ def _paired(first: Courses, second: Courses) -> Paired | None:
         return None
     last = int(generations[-1])
     first_S, second_S = (
-        _final(course_SxG[:, np.isin(courses.generation_G, generations)], generations, last)
+        _final(course_SxG[:, np.isin(courses.generation_G, generations)], generations, last, in_order=True)
         for courses, course_SxG in zip(both, shared, strict=True)
     )
     return Paired(last, first_S - second_S, paired_difference(first_S, second_S))
