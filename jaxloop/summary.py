@@ -125,10 +125,8 @@ def _row(
 
 def last_generation(rows: pd.DataFrame) -> int:
     """The last generation that all loops of a cell have finished."""
-    loop_L, place_N = np.unique(rows["loop"], return_inverse=True)
-    last_L = np.full(len(loop_L), -1)
-    np.maximum.at(last_L, place_N, rows["generation"].to_numpy())
-    return int(last_L.min())
+    loop_N, generation_N = rows["loop"].to_numpy(), rows["generation"].to_numpy()
+    return int(min(generation_N[loop_N == loop].max() for loop in set(loop_N.tolist())))
 
 
 def final_generations(last: int) -> range:
