@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from jaxloop.stats import FEWEST_SEEDS, share_text
-from jaxloop.summary import MOSTLY_TRUE, VanishedVariance, final, final_generations, last_generation, paired
+from jaxloop.summary import MOSTLY_TRUE, VanishedVariance, final, final_generations, final_of, last_generation, paired
 from jaxloop.tables import LEARNER, Cell, axis_name, cell_label, cells_of, courses, is_unset, with_kept_diversity
 
 _MOST_RANKED = 8
@@ -50,7 +50,7 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
 
 def _final_S(cell: Cell, column: str = "kept_diversity") -> np.ndarray:
     """Final kept diversity, or another measure, of each seed of a cell in which it is measured."""
-    return final(courses(cell.rows, column), last_generation(cell.rows)).to_numpy()
+    return final_of(cell.rows, column)
 
 
 def _mean(values_S: np.ndarray) -> float:

@@ -38,38 +38,40 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     Raises:
       InputError: a folder is not there, is no run folder, has no results yet, or its tables are damaged.
     """
-    settings, metrics, provenance = [], [], []
-    kept: dict[tuple, tuple[Path, pd.DataFrame]] = {}
+    settings: list[dict[str, Any]] = []
+    metrics, provenance = [], []
+    kept: dict[tuple, tuple[Path, pd.DataFrame, int]] = {}
     for folder in dict.fromkeys(folders):
-        of_run, of_loop, rows_of_loop = _read(folder, warn)
+        of_run, measured, origins = _read(folder, warn)
+        # Settings come from the config, and not from what one run has as axes.
+        measured = measured[[column for column in measured if "." not in column]]
+        begun, place_of = set(measured["loop"]), {}
         for loop in of_run:
-            if loop.index not in of_loop:
+            if loop.index not in begun:
                 continue
             flat = _flat_settings(loop)
             key = (*sorted((name, str(value)) for name, value in flat.items()), loop.seed)
-            measured = of_loop[loop.index]
-            # Settings come from the config, and not from what one run has as axes.
-            measured = measured[[column for column in measured if "." not in column]]
             if key in kept:
-                first, earlier = kept[key]
-                if not _agree(earlier, measured):
+                first, *earlier = kept[key]
+                if not _agree(_of_loop(*earlier), _of_loop(measured, loop.index)):
                     warn(
                         f"{folder}: loop {loop.index} (seed {loop.seed}) differs from the same in {first}, which counts"
                     )
                 continue
-            kept[key] = (folder, measured)
+            kept[key] = (folder, measured, loop.index)
+            place_of[loop.index] = len(settings)
             settings.append(flat)
-            place = len(settings) - 1
-            metrics.append(measured.assign(loop=place))
-            if loop.index in rows_of_loop:
-                provenance.append(rows_of_loop[loop.index].assign(loop=place))
+        for frame, frames in ((measured, metrics), (origins, provenance)):
+            frame = frame[frame["loop"].isin(place_of)]
+            frames.append(frame.assign(loop=frame["loop"].map(place_of)))
 
     axes = [name for name in settings[0] if len({str(flat.get(name)) for flat in settings}) > 1]
-    for place, (flat, of_loop) in enumerate(zip(settings, metrics, strict=True)):
-        metrics[place] = of_loop.assign(**{axis: flat.get(axis) for axis in axes})
-    frame = pd.concat(metrics, ignore_index=True)
+    frame, origins = (
+        pd.concat([one for one in frames if len(one)] or frames[:1], ignore_index=True)
+        for frames in (metrics, provenance)
+    )
+    frame = frame.assign(**{axis: frame["loop"].map(pd.Series([flat.get(axis) for flat in settings])) for axis in axes})
     no_tails = as_frame([], "tails")
-    origins = pd.concat(provenance, ignore_index=True) if provenance else as_frame([], "provenance")
     return Joined(axes, summary_rows(frame, collapse_rows(frame, no_tails, axes), origins, axes))
 
 
@@ -85,10 +87,8 @@ def write_csv(joined: Joined, path: Path) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _read(
-    folder: Path, warn: Callable[[str], None]
-) -> tuple[list[Loop], dict[int, pd.DataFrame], dict[int, pd.DataFrame]]:
-    """A run's loops, and rows of metrics.csv and provenance.csv by loop."""
+def _read(folder: Path, warn: Callable[[str], None]) -> tuple[list[Loop], pd.DataFrame, pd.DataFrame]:
+    """A run's loops, and the rows of its metrics.csv and provenance.csv."""
     stored = StoredRun(folder)
     rows = stored.frames("metrics", "provenance")
     for index in layout.loops_with(folder, "tables"):
@@ -100,7 +100,11 @@ def _read(
         raise InputError(f"{folder}: {error}") from None
     if metrics.empty:
         raise InputError(f"{folder}: has no results yet; they come with the first generation")
-    return stored.loops, dict(list(metrics.groupby("loop"))), dict(list(provenance.groupby("loop")))
+    return stored.loops, metrics, provenance
+
+
+def _of_loop(frame: pd.DataFrame, loop: int) -> pd.DataFrame:
+    return frame[frame["loop"] == loop]
 
 
 def _flat_settings(loop: Loop) -> dict[str, Any]:

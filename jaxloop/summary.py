@@ -19,7 +19,7 @@ from jaxloop.stats import (
     paired_difference,
     slope_test,
 )
-from jaxloop.tables import Cell, cells_of, courses, with_kept_diversity
+from jaxloop.tables import Cell, Courses, cells_of, courses_of, with_kept_diversity
 
 # With fewer true samples than this, diversity is mostly that of noise.
 MOSTLY_TRUE = 0.8
@@ -67,24 +67,26 @@ def summary_rows(
     measures = [MEASURES[0], *(name for name in MEASURES[1:] if name in metrics and metrics[name].notna().any())]
     cells = cells_of(metrics, axes)
     found, fresh = VanishedVariance(collapse), _fresh_by_loop(provenance)
-    return [_row(cell, cells[0] if place else None, measures, found, fresh) for place, cell in enumerate(cells)]
+    first = courses_of(cells[0].rows, measures[:1])
+    return [_row(cell, first if place else None, measures, found, fresh) for place, cell in enumerate(cells)]
 
 
 def _row(
-    cell: Cell, first: Cell | None, measures: list[str], found: "VanishedVariance", fresh: dict[int, list]
+    cell: Cell, first: Courses | None, measures: list[str], found: "VanishedVariance", fresh: dict[int, list]
 ) -> dict[str, Any]:
-    course = courses(cell.rows, "kept_diversity")
+    courses = courses_of(cell.rows, measures)
     last = last_generation(cell.rows)
     row = {
         **cell.axes,
         "control": int(cell.control),
-        "seeds": len(np.unique(cell.rows["seed"])),
+        "seeds": len(courses.seed_S),
         "last_generation": last,
         "final_generations": len(final_generations(last)),
         "fresh_rows": _fresh_rows(fresh, cell.rows, last),
     }
-    for name in measures:
-        mean, low, high = _mean_and_interval(final(courses(cell.rows, name), last).to_numpy(), name)
+    for name, course_SxG in zip(measures, courses.values_CxSxG, strict=True):
+        final_S = _final(_measured(course_SxG), courses.generation_G, last)
+        mean, low, high = _mean_and_interval(final_S, name)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     collapsed = found.of(cell.rows)
@@ -95,14 +97,13 @@ def _row(
         "collapse_generation_low": collapsed.time.low,
         "collapse_generation_high": collapsed.time.high,
     }
-    course = course.loc[:, :last]
-    late = course.loc[:, course.columns >= last / 2]
-    slope = slope_test(late.columns.to_numpy(), late.to_numpy())
-    floor = floor_or_decline(course.columns.to_numpy(), course.to_numpy())
+    until_G = courses.generation_G <= last
+    course_SxG, generation_G = _measured(courses.values_CxSxG[0])[:, until_G], courses.generation_G[until_G]
+    late_G = generation_G >= last / 2
+    slope = slope_test(generation_G[late_G], course_SxG[:, late_G])
+    floor = floor_or_decline(generation_G, course_SxG)
     # A floor that the evidence does not favour, or that the course was far below of, is none.
-    has_floor = (
-        floor.floor_weight >= FLOOR_WEIGHT and not course.empty and course.mean(axis="rows").min() > floor.floor / 2
-    )
+    has_floor = floor.floor_weight >= FLOOR_WEIGHT and pd.DataFrame(course_SxG).mean().min() > floor.floor / 2
     row |= {
         "late_slope_per_generation": slope.slope,
         "late_slope_standard_error": slope.standard_error,
@@ -110,7 +111,7 @@ def _row(
         "floor": floor.floor if has_floor else math.nan,
         "floor_weight": floor.floor_weight,
     }
-    pair = paired(cell, first) if first else None
+    pair = _paired(courses, first) if first else None
     difference = pair.difference if pair else Difference(math.nan, math.nan, math.nan, math.nan)
     return row | {
         "difference_seeds": len(pair.difference_S) if pair else 0,
@@ -124,10 +125,8 @@ def _row(
 
 def last_generation(rows: pd.DataFrame) -> int:
     """The last generation that all loops of a cell have finished."""
-    loop_L, place_N = np.unique(rows["loop"], return_inverse=True)
-    last_L = np.full(len(loop_L), -1)
-    np.maximum.at(last_L, place_N, rows["generation"].to_numpy())
-    return int(last_L.min())
+    loop_N, generation_N = rows["loop"].to_numpy(), rows["generation"].to_numpy()
+    return int(min(generation_N[loop_N == loop].max() for loop in set(loop_N.tolist())))
 
 
 def final_generations(last: int) -> range:
@@ -142,10 +141,32 @@ def final(course: pd.DataFrame, last: int) -> pd.Series:
       course: seeds by generations.
       last: the last generation that counts.
     """
-    window_GxS = course.to_numpy().T[np.isin(course.columns, final_generations(last))]
-    window_GxS = np.ascontiguousarray(window_GxS[~np.isnan(window_GxS).any(axis=1)])
-    final_S = window_GxS.sum(axis=0) / len(window_GxS) if len(window_GxS) else math.nan
-    return pd.Series(final_S, course.index)
+    return pd.Series(_final(course.to_numpy(), course.columns.to_numpy(), last), course.index)
+
+
+def final_of(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """The final value of a column of one cell for each of its seeds in which it is measured, (S,)."""
+    courses = courses_of(rows, [column])
+    return _final(_measured(courses.values_CxSxG[0]), courses.generation_G, last_generation(rows))
+
+
+def _final(course_SxG: np.ndarray, generation_G: np.ndarray, last: int, in_order: bool = False) -> np.ndarray:
+    """What `final` gives; `in_order` adds generation by generation where nothing is left out, too."""
+    window = final_generations(last)
+    window_GxS = course_SxG.T[(generation_G >= window.start) & (generation_G < window.stop)]
+    known_G = ~np.isnan(window_GxS).any(axis=1)
+    if not known_G.any():
+        return np.full(len(course_SxG), math.nan)
+    # NumPy adds neighbours in memory pairwise, and rows in order. Which of the two decides the last bits of
+    # summary.csv, and those stay what they have been.
+    if known_G.all() and not in_order:
+        return np.ascontiguousarray(window_GxS.T).sum(axis=1) / len(window_GxS)
+    return np.ascontiguousarray(window_GxS[known_G]).sum(axis=0) / known_G.sum()
+
+
+def _measured(course_SxG: np.ndarray) -> np.ndarray:
+    """The seeds in which it is measured: the others do not hide these."""
+    return course_SxG[~np.isnan(course_SxG).all(axis=1)]
 
 
 def paired(first: Cell, second: Cell) -> Paired | None:
@@ -153,17 +174,29 @@ def paired(first: Cell, second: Cell) -> Paired | None:
 
     None where the two share no seed.
     """
-    courses_of = [courses(cell.rows, "kept_diversity") for cell in (first, second)]
-    seeds = courses_of[0].index.intersection(courses_of[1].index)
+    return _paired(*(courses_of(cell.rows, ["kept_diversity"]) for cell in (first, second)))
+
+
+def _paired(first: Courses, second: Courses) -> Paired | None:
+    both, measured = (first, second), []
+    for courses in both:
+        measured.append(courses.seed_S[~np.isnan(courses.values_CxSxG[0]).all(axis=1)])
+    seeds = np.intersect1d(*measured, assume_unique=True)
     if not len(seeds):
         return None
-    shared = [course.loc[seeds] for course in courses_of]
-    complete = [course.columns[course.notna().to_numpy().all(axis=0)] for course in shared]
-    generations = complete[0].intersection(complete[1])
-    if generations.empty:
+    shared = [courses.values_CxSxG[0][np.searchsorted(courses.seed_S, seeds)] for courses in both]
+    complete = [
+        courses.generation_G[~np.isnan(course_SxG).any(axis=0)]
+        for courses, course_SxG in zip(both, shared, strict=True)
+    ]
+    generations = np.intersect1d(*complete, assume_unique=True)
+    if not len(generations):
         return None
-    last = int(generations.max())
-    first_S, second_S = (final(course[generations], last).to_numpy() for course in shared)
+    last = int(generations[-1])
+    first_S, second_S = (
+        _final(course_SxG[:, np.isin(courses.generation_G, generations)], generations, last, in_order=True)
+        for courses, course_SxG in zip(both, shared, strict=True)
+    )
     return Paired(last, first_S - second_S, paired_difference(first_S, second_S))
 
 

@@ -34,8 +34,13 @@ def as_frame(rows: list[dict[str, str]] | pd.DataFrame, table: str) -> pd.DataFr
       InputError: a column that is needed is missing, or a cell is not a number.
     """
     frame = pd.DataFrame(rows, columns=None if len(rows) else list(_NEEDED[table]))
-    # An empty cell is text, and none at all is not a number.
-    missing = [column for column in _NEEDED[table] if column not in frame or frame[column].isna().any()]
+
+    def lacks(column: str) -> bool:
+        if isinstance(rows, pd.DataFrame):  # In which an empty cell is text, and none at all is not a number.
+            return column not in frame or bool(frame[column].isna().any())
+        return any(column not in row for row in rows)
+
+    missing = [column for column in _NEEDED[table] if lacks(column)]
     if missing:
         raise InputError(f"{table}.csv: has no column {missing[0]!r}; put it right, or start anew with --overwrite")
 
@@ -107,16 +112,30 @@ def cells_of(metrics: pd.DataFrame, axes: list[str]) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.control)
 
 
+class Courses(NamedTuple):
+    """Columns of one cell's loops by seed and generation; not a number where they are not measured."""
+
+    seed_S: np.ndarray
+    generation_G: np.ndarray
+    values_CxSxG: np.ndarray
+
+
+def courses_of(rows: pd.DataFrame, columns: list[str]) -> Courses:
+    """The courses of a cell, without a pivot of pandas, which takes some milliseconds: there may be 10,000 cells."""
+    seed_S, row_N = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    generation_G, column_N = np.unique(rows["generation"].to_numpy(), return_inverse=True)
+    values_CxSxG = np.full((len(columns), len(seed_S), len(generation_G)), math.nan)
+    for values_SxG, column in zip(values_CxSxG, columns, strict=True):
+        values_SxG[row_N, column_N] = rows[column].to_numpy()
+    return Courses(seed_S, generation_G, values_CxSxG)
+
+
 def courses(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column of one cell's loops as seeds by generations; not a number where it is not measured.
 
     Seeds in which it never is are left out, so that they do not hide those in which it is.
     """
-    seed_S, row_N = np.unique(rows["seed"], return_inverse=True)
-    generation_G, column_N = np.unique(rows["generation"], return_inverse=True)
-    # A pivot of pandas takes some milliseconds, and there may be 10,000 cells.
-    course_SxG = np.full((len(seed_S), len(generation_G)), math.nan)
-    course_SxG[row_N, column_N] = rows[column]
+    seed_S, generation_G, (course_SxG,) = courses_of(rows, [column])
     measured_S = ~np.isnan(course_SxG).all(axis=1)
     index, columns = pd.Index(seed_S[measured_S], name="seed"), pd.Index(generation_G, name="generation")
     return pd.DataFrame(course_SxG[measured_S], index, columns)

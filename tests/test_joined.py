@@ -16,7 +16,8 @@ from jaxloop.errors import InputError
 from jaxloop.files import digest, seal_json, seal_text
 from jaxloop.joined import join_runs, write_csv
 from jaxloop.presets import load
-from jaxloop.stored import Seal, StoredRun, settings_digest
+from jaxloop.stored import Seal, StoredRun, parse_table, settings_digest
+from jaxloop.tables import as_frame
 
 SETTINGS = ["learner.name=resample", "controls=false"]
 
@@ -154,3 +155,24 @@ def test_the_command(tmp_path):
     failed = subprocess.run([*command, tmp_path / "none"], capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.count("\n") == 1 and "no such folder" in failed.stderr
+
+
+def test_tables_read_at_once_are_those_read_row_by_row(tmp_path):
+    """Numbers rounded otherwise, text taken for numbers, or columns out of place where loops differ in them."""
+    folder = make_run(tmp_path / "run", [0, 1, 2], [0.0, 0.5])
+    run = StoredRun(folder)
+    for index, added in ((1, b"0.1234567890123456789"), (4, b"inf")):
+        path = layout.table_path(folder, index, "metrics")
+        header, *lines = path.read_bytes().splitlines()
+        path.write_bytes(
+            b"\n".join([header + b",added,model.x", *(line + b"," + added + b",1" for line in lines), b""])
+        )
+        seal_metrics(folder, run.loops[index], 9)
+    rows = [
+        row
+        for loop in run.loops
+        for row in parse_table(layout.table_path(folder, loop.index, "metrics").read_bytes(), folder)
+    ]
+    pd.testing.assert_frame_equal(
+        as_frame(run.frames("metrics")[0], "metrics"), as_frame(rows, "metrics"), check_exact=True
+    )

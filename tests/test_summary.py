@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxloop.answer import answer_lines
-from jaxloop.collapse import collapse_rows
+from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.stats import bootstrap_band, paired_difference
 from jaxloop.summary import MEASURES, last_generation, summary_rows
 from jaxloop.tables import as_frame, cells_of
@@ -399,3 +400,22 @@ def test_a_control_is_that_of_its_cycle_whatever_the_order():
     ]
     (line,) = (line for line in lines_of([*cells, *controls], (name, SHARE)) if line.startswith("  balanced: 0"))
     assert line.startswith("  balanced: 0.5, difference -0.019")
+
+
+def test_a_thousand_cells_take_seconds():
+    """Time that grows with the square of the loops, or tens of milliseconds for each cell: 10,000 took many minutes."""
+    cells = [{"axes": {SHARE: place / 1000}, "kept": level(0.5)} for place in range(1000)]
+    metrics = table(cells, [0], 3)
+    tails = pd.DataFrame(
+        [
+            {"loop": loop, "generation": generation, "classes": "tenth", "class": str(tenth), "source_share": 0.1,
+             "model_share": 0.1, "first_expressions": 5, "alive_share": 1.0}
+            for loop in range(1000) for generation in range(3) for tenth in range(1, 11)
+        ]
+    )  # fmt: skip
+    begun = time.process_time()
+    collapse = collapse_rows(metrics, tails, [SHARE])
+    assert len(half_life_rows(metrics, tails, [SHARE])) == 10_000
+    assert len(summary_rows(metrics, collapse, as_frame([], "provenance"), [SHARE])) == 1000
+    answer_lines(metrics, collapse, [SHARE], "resample")
+    assert time.process_time() - begun < 15
