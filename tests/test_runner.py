@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from tiny import SETTINGS, Silent, results, run_silently, run_tiny, tiny_config
 from jaxloop.config import loops
 from jaxloop.corpus import RunModel, check_lines
 from jaxloop.errors import InputError, RunError
+from jaxloop.files import write_whole
 from jaxloop.language import language_of
 from jaxloop.runner import run
 from jaxloop.score import log_prob
@@ -315,6 +317,28 @@ def test_a_loop_that_diverges_leaves_the_others_whole(tmp_path):
         run_tiny(tmp_path / "run", grid, display=display)
     assert any(line.startswith("  learning rate 0.01: ") for line in display.lines), "the healthy cell has its answer"
     assert [row["loop"] for row in read(tmp_path / "run")] == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_a_disk_that_is_full_at_the_end_costs_no_answer(tmp_path, monkeypatch, breaks_off):
+    """The answer was given after the tables at the top were written: none where those cannot be."""
+
+    def full(path, content):
+        if path.name == "metrics.csv" and path.parent == tmp_path / "run":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_whole(path, content)
+
+    class BreakingOff(Silent):
+        def finished(self, loop, generation, columns) -> None:
+            super().finished(loop, generation, columns)
+            if breaks_off and generation == 1:
+                raise RunError("in mid-run")
+
+    monkeypatch.setattr("jaxloop.store.write_whole", full)
+    display = BreakingOff()
+    with pytest.raises(RunError, match="in mid-run" if breaks_off else "could not be written: No space left"):
+        run_tiny(tmp_path / "run", "learner.name=resample", display=display)
+    assert display.lines[0].startswith("kept diversity")
 
 
 @pytest.mark.parametrize("cycle", ["full_synthetic", "expanding"])
