@@ -13,6 +13,7 @@ import pandas as pd
 from jaxloop.stats import (
     CollapseTime,
     Difference,
+    FloorOrDecline,
     bootstrap_band,
     collapse_time,
     floor_or_decline,
@@ -30,6 +31,8 @@ MEANING = "vanishing variance"  # of the eight in collapse.csv
 # training of one model in it.
 FINAL_SHARE = 0.2
 FLOOR_WEIGHT = 0.9
+# A tenth of a second for each cell, so that tables of more of them would keep everybody waiting.
+MOST_FITTED = 64
 
 
 class Collapse(NamedTuple):
@@ -68,11 +71,17 @@ def summary_rows(
     cells = cells_of(metrics, axes)
     found, fresh = VanishedVariance(collapse), _fresh_by_loop(provenance)
     first = courses_of(cells[0].rows, measures[:1])
-    return [_row(cell, first if place else None, measures, found, fresh) for place, cell in enumerate(cells)]
+    fits = len(cells) <= MOST_FITTED
+    return [_row(cell, first if place else None, measures, found, fresh, fits) for place, cell in enumerate(cells)]
 
 
 def _row(
-    cell: Cell, first: Courses | None, measures: list[str], found: "VanishedVariance", fresh: dict[int, list]
+    cell: Cell,
+    first: Courses | None,
+    measures: list[str],
+    found: "VanishedVariance",
+    fresh: dict[int, list],
+    fits: bool,
 ) -> dict[str, Any]:
     courses = courses_of(cell.rows, measures)
     last = last_generation(cell.rows)
@@ -101,7 +110,7 @@ def _row(
     course_SxG, generation_G = _measured(courses.values_CxSxG[0])[:, until_G], courses.generation_G[until_G]
     late_G = generation_G >= last / 2
     slope = slope_test(generation_G[late_G], course_SxG[:, late_G])
-    floor = floor_or_decline(generation_G, course_SxG)
+    floor = floor_or_decline(generation_G, course_SxG) if fits else FloorOrDecline(math.nan, math.nan)
     # A floor that the evidence does not favour, or that the course was far below of, is none.
     has_floor = floor.floor_weight >= FLOOR_WEIGHT and pd.DataFrame(course_SxG).mean().min() > floor.floor / 2
     row |= {

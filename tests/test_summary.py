@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jaxloop import summary
 from jaxloop.answer import answer_lines
 from jaxloop.collapse import collapse_rows, half_life_rows
 from jaxloop.stats import bootstrap_band, paired_difference
@@ -419,3 +420,13 @@ def test_a_thousand_cells_take_seconds():
     assert len(summary_rows(metrics, collapse, as_frame([], "provenance"), [SHARE])) == 1000
     answer_lines(metrics, collapse, [SHARE], "resample")
     assert time.process_time() - begun < 15
+
+
+def test_floors_are_fitted_to_few_cells_only(monkeypatch):
+    """A tenth of a second for each of 10,000 cells would keep everybody waiting for a quarter of an hour."""
+    cells = [{"axes": {SHARE: share / 10}, "kept": level(share / 10)} for share in range(3)]
+    assert all(row["floor_weight"] >= 0 for row in summed(table(cells), [SHARE]))
+    monkeypatch.setattr(summary, "MOST_FITTED", 2)
+    rows = summed(table(cells), [SHARE])
+    assert all(math.isnan(row["floor_weight"]) and math.isnan(row["floor"]) for row in rows)
+    assert all(math.isfinite(row["late_slope_per_generation"]) for row in rows)
