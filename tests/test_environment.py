@@ -181,7 +181,7 @@ print(events["compile_requests_use_cache"], events["cache_hits"])
 def test_every_module_can_be_imported_and_run_without_posix(undisturbed, tmp_path):
     """Windows has neither `resource` nor `fcntl`: an import of one alone would stop everything there."""
     without = """
-import importlib, os, pkgutil, sys
+import importlib, os, pkgutil, sys, psutil
 for name in ("resource", "fcntl"):
     sys.modules[name] = None
 for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY", "sched_getaffinity", "statvfs"):
