@@ -382,7 +382,7 @@ class RunFolder:
         np.savez(content, sampled_NxT=np.ascontiguousarray(state.sampled_NxT), **carried)
         files = {layout.STATE: content.getvalue()}
         if parameters:
-            files[layout.PARAMETERS] = msgpack_serialize(_with_names(parameters))
+            files[layout.PARAMETERS] = msgpack_serialize(parameters)
         for name, content in files.items():
             write_whole(folder / name, content)
         return {name: digest(content) for name, content in files.items()}
@@ -568,14 +568,6 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _all_but_generations(config: Config) -> list[tuple]:
     """All that decides the loops of a run, but how long they are."""
     return [(loop.index, loop.axes, loop.config.cycle.fresh_only, settings_digest(loop)) for loop in loops(config)]
-
-
-def _with_names(parameters: dict) -> dict:
-    """Parameters whose numbered parts have names, for older versions of Flax read no others."""
-    return {
-        str(name): _with_names(part) if isinstance(part, dict) else np.asarray(part)
-        for name, part in parameters.items()
-    }
 
 
 def _as_csv(rows: list[dict[str, str]], columns: list[str], header: bool = True) -> bytes:

@@ -201,21 +201,13 @@ def read_parameters(run: Path, loop: Loop, seal: Seal, generation: int) -> dict:
     content = require_digest(path, most_parameters_bytes(loop), seal.checkpoint[layout.PARAMETERS])
     expected = jax.eval_shape(make_model(loop.config.model).init, jax.random.key(0))
     try:
-        parameters = _with_numbers(msgpack_restore(content))
+        parameters = msgpack_restore(content)
         shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (parameters, expected)]
     except Exception:  # Whatever a damaged file leads MessagePack to.
         raise DamageError(f"{path}: is damaged") from None
     if shapes[0] != shapes[1]:
         raise DamageError(f"{path}: is no model of the sizes in {run / layout.CONFIG}")
     return parameters
-
-
-def _with_numbers(parameters: dict) -> dict:
-    """Parameters as the model has them, where what is one of several has a number."""
-    return {
-        int(name) if name.isdecimal() else name: _with_numbers(part) if isinstance(part, dict) else part
-        for name, part in parameters.items()
-    }
 
 
 def most_parameters_bytes(loop: Loop) -> int:
