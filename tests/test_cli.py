@@ -1,6 +1,7 @@
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -118,7 +119,8 @@ def undisturbed(tmp_path_factory):
     process = start(folder)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and errors == ""
-    lines = output.splitlines()
+    first, *lines = output.splitlines()
+    assert re.fullmatch(r"on \d+ CPU devices, JAX [\d.]+", first)
     progress = [line for line in lines if " of 48 generations: true " in line]
     assert len(progress) <= 24 and progress[-1].startswith("48 of 48 ") and lines[: len(progress)] == progress
     assert lines[len(progress)].startswith("kept diversity (transformer, mean of generations 19 to 23)")
@@ -182,7 +184,7 @@ def test_a_polite_signal_ends_cleanly(undisturbed, tmp_path, number):
     assert errors == "jaxloop: stopped; what was finished is kept, and the same command goes on from there\n"
     assert (tmp_path / "run" / "figures" / "overview.png").exists()
     output, _ = start(tmp_path / "run").communicate(timeout=300)
-    assert output.startswith("going on from ")
+    assert output.splitlines()[1].startswith("going on from ")
     assert results(tmp_path / "run") == results(undisturbed)
 
 

@@ -66,6 +66,7 @@ def test_without_a_terminal_a_line_a_generation_or_one_in_ten_seconds(clock, sec
     all_loops = loops(tiny_config(*THREE_CELLS, "cycle.generations=40"))
     assert len(all_loops) == 3
     lines = displayed(all_loops, 40, lambda _: seconds, clock)[0].getvalue().splitlines()
+    assert lines.pop(0).startswith("on ")
     assert 1 <= len(lines) <= min(most_lines, 40 * seconds / 10 + 2)
     assert all(re.match(r"\d+ of 120 generations: true 0\.500, diversity 0\.500(; .* left)?$", line) for line in lines)
     assert lines[-1].startswith("120 of 120 ") and max(map(len, lines)) <= 80
