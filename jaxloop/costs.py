@@ -34,7 +34,7 @@ _TOKEN_BYTES, _ROW_BYTES = 25, 150  # of rows while they are measured, or learnt
 _PLANNING_BYTES = 70  # of each expression of each training step, while it is decided where it lies
 _NODE_BYTES = 16  # of each node of the full tree as which an expression is drawn
 _PAIR_BYTES, _PAIRS_BYTES = 30, 120 * 2**20  # of a distance, and of all that are measured at once
-_TAILS_ROW_BYTES, _TABLES_BYTES = 1_500, 25_000  # of a row of tails.csv, and of all else that a generation is told by
+_TAILS_ROW_BYTES, _TABLES_BYTES = 800, 10_000  # of a row of tails.csv, and of all other tables of a generation
 
 
 class Part(NamedTuple):

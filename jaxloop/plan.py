@@ -21,7 +21,7 @@ from jaxloop.learners import make_learner, needed_bytes
 from jaxloop.programs import Program, programs, training_operations, weight_count
 from jaxloop.references import ReferenceLearner
 from jaxloop.store import CHECKPOINTS_KEPT
-from jaxloop.trials import DeviceTrial, HostTrial, host_trial, pair_counts, pair_seconds
+from jaxloop.trials import DeviceTrial, HostTrial, WholeTrial, host_trial, pair_counts, pair_seconds, whole_trial
 from jaxloop.yardsticks import yardsticks_of
 
 _TRIAL_ROWS = (200, 2000)
@@ -31,7 +31,7 @@ _COMPILED, _COMPILING_SECONDS = 6, 5.0
 _COUNTED = 20
 # What begins a run: Python and JAX. What ends it: figures, and what is made of each generation of a loop.
 _BEGIN_SECONDS, _CLOSE_SECONDS, _CLOSE_GENERATION_SECONDS = 2.5, 3.0, 1.5e-3
-_FILES = 20  # of a run as a whole
+_FILES = 14  # of a run as a whole
 
 
 class ProgramPlan(NamedTuple):
@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     begin_seconds: float
     close_seconds: float
     memory: list[Part]  # of the machine
+    warnings: list[str]
     disk_bytes: float
     files: int
 
@@ -74,14 +75,15 @@ def plan(config: Config, say: Callable[[str], None]) -> Plan:
 
     Args:
       config: the run.
-      say: is told what is going on, and of a run for which there is hardly the memory.
+      say: is told what is going on.
 
     Raises:
       InputError: the run cannot fit into memory.
     """
     prepare()
     found = programs(loops(config))
-    memory = require_memory(found, say)
+    warnings: list[str] = []
+    memory = require_memory(found, warnings.append)
     say("trying the measures on a few rows")
     hosts = _HostPlan([loop for program in found for loop in program.loops])
     compiled, begun_compiling = {}, time.monotonic()
@@ -104,6 +106,7 @@ def plan(config: Config, say: Callable[[str], None]) -> Plan:
         begin_seconds=_BEGIN_SECONDS + hosts.begin_seconds,
         close_seconds=_CLOSE_SECONDS + _CLOSE_GENERATION_SECONDS * sum(map(_generations, found)),
         memory=memory,
+        warnings=warnings,
         disk_bytes=hosts.disk_bytes,
         files=hosts.files,
     )
@@ -186,6 +189,7 @@ class _HostPlan:
     def __init__(self, every_loop: list[Loop]):
         """Try it on a few rows."""
         self._trials: dict[tuple, list[HostTrial]] = {}
+        self._wholes: dict[tuple, WholeTrial] = {}
         self._pair_seconds: dict[LanguageSettings, float] = {}
         begun, self.begin_seconds, self.disk_bytes, self.files = set(), 0.0, 0.0, _FILES
         for loop in every_loop:
@@ -195,7 +199,7 @@ class _HostPlan:
             asked = cycle.rows + config.measure.held_out_rows
             alike = config.language, config.measure, cycle.rows, cycle.first_mass_share, width
             if alike not in begun:
-                self.begin_seconds += trials[-1].begin_seconds
+                self.begin_seconds += self._whole_of(loop).begin_seconds
             if (alike, loop.seed) not in begun:
                 self.begin_seconds += _extended(trials, "prepare_seconds", asked / 2)
             begun |= {alike, (alike, loop.seed)}
@@ -206,6 +210,15 @@ class _HostPlan:
             self.disk_bytes += generations * written + kept * checkpoint
             self.files += generations + trials[-1].files + kept * (weights > 0)
         self._pairs = _pairs_of(every_loop)
+
+    def _whole_of(self, loop: Loop) -> WholeTrial:
+        config = loop.config
+        if not config.measure.enumerate_every_generations:
+            return WholeTrial(0.0, 0.0, 0.0)
+        alike = config.language, config.learner, config.model.context_tokens
+        if alike not in self._wholes:
+            self._wholes[alike] = whole_trial(loop)
+        return self._wholes[alike]
 
     def _trials_of(self, loop: Loop) -> list[HostTrial]:
         config = loop.config
@@ -229,7 +242,7 @@ class _HostPlan:
             of_one += _extended(trials, "probe_seconds", asked) * _due_share(
                 config, measure.distances_every_generations
             )
-            of_one += trials[-1].whole_seconds * _due_share(config, measure.enumerate_every_generations)
+            of_one += self._whole_of(loop).probe_seconds * _due_share(config, measure.enumerate_every_generations)
             seconds += cycle.generations * of_one
         return seconds
 
@@ -239,23 +252,20 @@ class _HostPlan:
         for loop in program.loops:
             config, trials = loop.config, self._trials_of(loop)
             rows, generations = config.cycle.rows, config.cycle.generations
+            measure = config.measure
             rare = max((_due_share(config, every) for every in _every(config) if every > 1), default=0.0)
             due = trials[-1].often_share + (1 - trials[-1].often_share) * rare
             of_one = due * _extended(trials, "measure_seconds", rows)
             of_one += _extended(trials, "training_seconds", _mean_rows(config))
             of_one += _extended(trials, "keep_seconds", rows)
             of_one += trials[-1].keep_growth_seconds * (generations - 1) / 2
+            of_one += self._whole_of(loop).measure_seconds * _due_share(config, measure.enumerate_every_generations)
             seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[config.language]
         return seconds
 
 
-def _every(config: Config) -> tuple[int, int, int]:
-    measure = config.measure
-    return (
-        measure.structure_every_generations,
-        measure.distances_every_generations,
-        measure.enumerate_every_generations,
-    )
+def _every(config: Config) -> tuple[int, int]:
+    return config.measure.structure_every_generations, config.measure.distances_every_generations
 
 
 def _due_share(config: Config, every: int) -> float:

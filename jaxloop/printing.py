@@ -216,6 +216,7 @@ def show_plan(config: Config, planned: Plan, disk: Disk, console: Console) -> No
         f"{size_text(there.held_bytes + there.free_bytes)} are free",
         f"disk: about {size_text(planned.disk_bytes)} in {planned.files:,} files; {size_text(disk.free_bytes)} free",
     ]
+    lines += planned.warnings
     if planned.disk_bytes > disk.free_bytes or planned.files > (disk.free_files or math.inf):
         lines.append("the disk will be full before the run ends: name a folder on another one with --out")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -18,18 +18,21 @@ from jaxloop.costs import expression_count
 from jaxloop.cycles import rows_of_generation
 from jaxloop.keys import Purpose, host_generator
 from jaxloop.language import language_of
+from jaxloop.layout import KINDS
 from jaxloop.learner import TransformerLearner
 from jaxloop.loop import Record, State, next_carry
 from jaxloop.programs import Program
 from jaxloop.references import ReferenceLearner
+from jaxloop.sample import Batches
 from jaxloop.store import RunFolder
 from jaxloop.train import looks
 from jaxloop.vocabulary import unique_rows
 from jaxloop.yardsticks import REAL, WHOLE, Yardsticks, probes_of
 
 _TRAINING_SECONDS = 0.5
+_REPEATS = 3
 _PAIRS_ROWS = 5000
-_KEPT_GENERATIONS = 24
+_KEPT_GENERATIONS, _WHOLE_ROWS = 24, 100
 # Of the generations that are followed, and of all their rows together.
 _MOST_GENERATIONS, _MOST_ROWS = 60, 1_000_000
 
@@ -58,8 +61,8 @@ class DeviceTrial:
         asked = [probes(computed[0], generation) for generation in generations]
         self._due = {name: float(np.mean([name in names for names in asked])) for name in self._probes[0]}
         self._train_steps(0)
-        self._sample()
-        self._score()
+        self._sample(0)
+        self._score(np.zeros_like(self._group.active))
 
     def generation_seconds(self) -> float:
         """Seconds to train, sample and score all of them once."""
@@ -71,7 +74,9 @@ class DeviceTrial:
         # A call that takes a step looks as well.
         step = min(max(step, 0.0), one)
         look = (one - step) * self._growth
-        return self._train.steps * step + looks(self._train) * look + self._sample() + self._score()
+        batches = int(np.max(self._group.batches.count))
+        sample = batches * self._sample(1)
+        return self._train.steps * step + looks(self._train) * look + sample + self._score(self._group.active)
 
     def _train_steps(self, count: int) -> float:
         """Seconds of the last so many steps, and of a look, if there are any."""
@@ -85,23 +90,24 @@ class DeviceTrial:
         jax.block_until_ready(self._state)
         return time.perf_counter() - begun
 
-    def _sample(self) -> float:
-        return _seconds(lambda: self._learner.sample_rows(self._state.best_parameters, self._group))
+    def _sample(self, batches: int) -> float:
+        """Seconds to sample so many batches in each place that samples."""
+        first, count = self._group.batches
+        few = jax.device_put(np.minimum(count, batches), count.sharding)
+        group = self._group._replace(batches=Batches(first, few))
+        return _seconds(lambda: self._learner.sample_rows(self._state.best_parameters, group), 1)
 
-    def _score(self) -> float:
-        """Seconds to score every probe as often as it is asked for."""
-        return sum(
-            share
-            * _seconds(
-                lambda name=name: self._learner.score_rows(
-                    self._state.best_parameters, self._group, [of_loop[name] for of_loop in self._probes]
-                )
-            )
-            for name, share in self._due.items()
-        )
+    def _score(self, active: np.ndarray | jax.Array) -> float:
+        """Seconds to score every probe as often as it is asked for, in the places that are active."""
+        group = self._group._replace(active=jax.device_put(active, self._group.active.sharding))
+
+        def score(name: str) -> None:
+            self._learner.score_rows(self._state.best_parameters, group, [of_loop[name] for of_loop in self._probes])
+
+        return sum(share * _seconds(lambda name=name: score(name), 1) for name, share in self._due.items())
 
 
-def _seconds(act: Callable[[], object], repeats: int = 1) -> float:
+def _seconds(act: Callable[[], object], repeats: int = _REPEATS) -> float:
     """How long something takes, at the quickest."""
     taken = []
     for _ in range(repeats):
@@ -117,10 +123,10 @@ class HostCost(NamedTuple):
     learn_seconds: float  # a reference learner with as many training rows
     write_seconds: float
     probe_seconds: float  # a reference learner with twice as many real rows
-    measure_seconds: float  # all but distances of pairs, where all of it is due
+    measure_seconds: float  # all but distances of pairs
     training_seconds: float  # the same of the training rows
     keep_seconds: float
-    prepare_seconds: float  # real rows, of each seed
+    prepare_seconds: float  # twice as many real rows, of each seed
     sample_bytes: float
     table_bytes: float
 
@@ -132,93 +138,116 @@ class HostTrial(NamedTuple):
     cost: HostCost
     often_share: float  # of the seconds of measuring, what is measured in every generation
     keep_growth_seconds: float  # so much more is kept with every generation
-    whole_seconds: float  # a reference learner with the whole language, where that is due
-    begin_seconds: float  # what all seeds share
     files: int  # of a loop, beside one for each generation
 
 
+class WholeTrial(NamedTuple):
+    """What is to be done with the whole of a language, in a generation of a loop or once."""
+
+    begin_seconds: float
+    probe_seconds: float  # a reference learner
+    measure_seconds: float
+
+
+class _Small:
+    """The first generation of a loop with fewer rows; a memoriser stands for models."""
+
+    def __init__(self, loop: Loop, rows: int, enumerate_every_generations: int):
+        measure = {"held_out_rows": rows, "enumerate_every_generations": enumerate_every_generations}
+        config = loop.config.model_copy(
+            update={
+                "cycle": loop.config.cycle.model_copy(update={"rows": rows}),
+                "measure": loop.config.measure.model_copy(update=measure),
+            }
+        )
+        self.trains = config.learner.name == "transformer"
+        if self.trains:
+            config = config.model_copy(update={"learner": config.learner.model_copy(update={"name": "resample"})})
+        self.loop = loop._replace(config=config)
+        self.yardsticks = Yardsticks(config)
+        self.carry = next_carry(self.loop, None, source)
+        learner = ReferenceLearner(language_of(config.language))
+        self._probes = self.yardsticks.probes(learner)
+        started = learner.start([self.loop], [0], [self.carry.training.tokens_NxT], [self._probes(self.loop, 0)])
+        (outcome,), self.seconds = learner.finish(started, lambda share: None)
+        if self.trains:  # What a model writes is about as different as what the source does.
+            outcome = outcome._replace(sampled_NxT=self.carry.training.tokens_NxT)
+        self.record = Record(self.loop, State(0, self.carry, outcome.sampled_NxT), outcome, self.seconds)
+
+    def without(self, *probes: str) -> Record:
+        """The record without the answers to these probes."""
+        outcome = self.record.outcome
+        probed = {name: nats for name, nats in outcome.probed.items() if name not in probes}
+        return self.record._replace(outcome=outcome._replace(probed=probed))
+
+    def usual(self) -> Record:
+        """The record of a generation in which only that is due which is due in every one."""
+        asked = self._probes(self.loop, 1)
+        record = self.without(*(name for name in self.record.outcome.probed if name not in asked))
+        return record._replace(state=record.state._replace(generation=1))
+
+
 def host_trial(loop: Loop, rows: int) -> HostTrial:
-    """Do once with so many rows what the host does in a generation of this loop; models are not trained."""
-    config = loop.config.model_copy(
-        update={
-            "cycle": loop.config.cycle.model_copy(update={"rows": rows}),
-            "measure": loop.config.measure.model_copy(update={"held_out_rows": rows}),
-        }
-    )
-    trains = config.learner.name == "transformer"
-    if trains:
-        config = config.model_copy(update={"learner": config.learner.model_copy(update={"name": "resample"})})
-    loop = loop._replace(config=config)
-    begun = time.perf_counter()
-    yardsticks = Yardsticks(config)
-    begin_seconds = time.perf_counter() - begun
-    prepare_seconds = _seconds(lambda: yardsticks.real_rows(loop.seed))
-
-    learner, carry = ReferenceLearner(language_of(config.language)), next_carry(loop, None, source)
-    probes = yardsticks.probes(learner)
-    real_NxT = carry.training.tokens_NxT
-    (outcome,), spent = learner.finish(learner.start([loop], [0], [real_NxT], [probes(loop, 0)]), lambda share: None)
-    if trains:  # What a model writes is about as different as what the source does.
-        outcome = outcome._replace(sampled_NxT=real_NxT)
-    record = Record(loop, State(0, carry, outcome.sampled_NxT), outcome, spent)
-    asked = probes(loop, 1)
-    often = record._replace(
-        state=record.state._replace(generation=1),
-        outcome=outcome._replace(probed={name: nats for name, nats in outcome.probed.items() if name in asked}),
-    )
+    """Do once with so many rows what the host does in a generation of this loop, but for the whole language."""
+    small = _Small(loop, rows, 0)
+    record, yardsticks, training = small.record, small.yardsticks, small.carry.training
     judgement, tables = runner.tables_of(record, yardsticks)  # the judge is compiled for each number of rows
-    sampled = _seconds(lambda: metrics.diversity(outcome.sampled_NxT), 2)
-    real = _seconds(lambda: metrics.diversity(real_NxT), 2)
-    training = max(_seconds(lambda: metrics.measure_training(outcome.sampled_NxT, carry.training), 2) - real, 0)
-    whole, part = (
-        max(_seconds(lambda one=one: runner.tables_of(one, yardsticks), 2) - 2 * sampled - real - training, 1e-4)
-        for one in (record, often)
-    )
+    spent = min((_Small(loop, rows, 0).seconds for _ in range(_REPEATS)), key=lambda one: one.train + one.sample)
 
+    of_samples = _seconds(lambda: metrics.diversity(record.state.sampled_NxT))
+    of_training = _seconds(lambda: metrics.diversity(training.tokens_NxT))
+    trained = _seconds(lambda: metrics.measure_training(record.state.sampled_NxT, training)) - of_training
+    everything, usual = (
+        _seconds(lambda one=one: runner.tables_of(one, yardsticks)) - 2 * of_samples - of_training - trained
+        for one in (record, small.usual())
+    )
+    measure_seconds = max(everything, 1e-4)
+
+    generations, seconds = min(loop.config.cycle.generations, _KEPT_GENERATIONS), []
     with tempfile.TemporaryDirectory(prefix="jaxloop_plan_") as temporary:
-        path, seconds = Path(temporary) / "run", []
-        generations = min(config.cycle.generations, _KEPT_GENERATIONS)
-        with RunFolder(path, config, "plan") as folder:
-            folder.restore(loop, yardsticks.tail_rows, lambda message: None)
+        path = Path(temporary) / "run"
+        with RunFolder(path, small.loop.config, "plan") as folder:
+            folder.restore(small.loop, yardsticks.tail_rows, lambda message: None)
             for generation in range(generations):
-                kept = record._replace(state=record.state._replace(generation=generation))
-                of_generation = {
-                    name: [row | {"generation": generation} for row in rows] for name, rows in tables.items()
-                }
-                seconds.append(_seconds(lambda kept=kept, rows=of_generation: folder.save(kept, judgement, rows)))
-        sizes = {
-            kind: [file.stat().st_size for file in path.glob(f"{kind}/**/*") if file.is_file()]
-            for kind in ("samples", "tables", "checkpoints")
-        }
-    growth = max(np.polyfit(range(generations), seconds, 1)[0], 0.0) if generations > 2 else 0.0
+                later = record._replace(state=record.state._replace(generation=generation))
+                rows_of = {name: [row | {"generation": generation} for row in table] for name, table in tables.items()}
+                seconds.append(_seconds(lambda one=later, rows_of=rows_of: folder.save(one, judgement, rows_of), 1))
+        sizes = {kind: [file.stat().st_size for file in path.glob(f"{kind}/**/*") if file.is_file()] for kind in KINDS}
+    growth = max(float(np.polyfit(range(generations), seconds, 1)[0]), 0.0) if generations > 2 else 0.0
     cost = HostCost(
-        learn_seconds=0 if trains else spent.train,
-        write_seconds=0 if trains else spent.sample,
-        probe_seconds=0 if trains else spent.probes.get(REAL, 0.0),
-        measure_seconds=whole,
-        training_seconds=training,
+        learn_seconds=0 if small.trains else spent.train,
+        write_seconds=0 if small.trains else spent.sample,
+        probe_seconds=0 if small.trains else spent.probes.get(REAL, 0.0),
+        measure_seconds=measure_seconds,
+        training_seconds=max(trained, 0),
         keep_seconds=max(float(np.mean(seconds)) - growth * (generations - 1) / 2, 0),
-        prepare_seconds=prepare_seconds,
+        prepare_seconds=_seconds(lambda: yardsticks.real_rows(loop.seed + 1), 1),
         sample_bytes=sum(sizes["samples"]) / generations,
-        table_bytes=2 * sum(sizes["tables"]) / generations,  # once more in the tables of all loops
+        # Tables stand once more in those of all loops; seals grow as tables do.
+        table_bytes=(2 * sum(sizes["tables"]) + sum(sizes["seals"])) / generations,
     )
-    files = sum(map(len, sizes.values())) - generations
-    return HostTrial(
-        rows=rows,
-        cost=cost,
-        often_share=min(part / whole, 1.0),
-        keep_growth_seconds=float(growth),
-        whole_seconds=0 if trains else spent.probes.get(WHOLE, 0.0),
-        begin_seconds=begin_seconds,
-        files=files,
+    often_share = min(max(usual, 0) / measure_seconds, 1.0)
+    return HostTrial(rows, cost, often_share, growth, sum(map(len, sizes.values())) - generations)
+
+
+def whole_trial(loop: Loop) -> WholeTrial:
+    """Do once what is to be done with the whole of a language that is small enough for it."""
+    begun = time.perf_counter()
+    small = _Small(loop, _WHOLE_ROWS, 1)
+    probe_seconds = small.seconds.probes[WHOLE]
+    begin_seconds = time.perf_counter() - begun - probe_seconds
+    with_whole, without = (
+        _seconds(lambda one=one: runner.tables_of(one, small.yardsticks))
+        for one in (small.record, small.without(WHOLE))
     )
+    return WholeTrial(begin_seconds, 0 if small.trains else probe_seconds, max(with_whole - without, 0))
 
 
 def pair_seconds(config: Config) -> float:
     """Seconds of the distance of one pair of expressions of the language."""
     drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), _PAIRS_ROWS)
     different = len(unique_rows(drawn_NxT)[0])
-    return _seconds(lambda: metrics.diversity(drawn_NxT), 2) / (different**2 / 2)
+    return _seconds(lambda: metrics.diversity(drawn_NxT)) / (different**2 / 2)
 
 
 def pair_counts(loop: Loop) -> tuple[float, float]:

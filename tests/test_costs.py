@@ -72,9 +72,8 @@ print(json.dumps(peak_memory_bytes()))
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("cycle.rows=150000", "learner.name=ngram", "model.context_tokens=64"),
-        ("cycle.rows=100000", "learner.name=resample", "cycle.name=balanced", "seeds=[0, 1, 2]"),
-        ("model.width=768", "train.steps=1", "cycle.generations=1"),
+        ("cycle.rows=60000", "learner.name=ngram", "model.context_tokens=100", "cycle.name=balanced", "seeds=[0, 1]"),
+        ("model.width=1024", "train.steps=1", "cycle.generations=1"),
     ],
 )
 def test_what_a_run_is_said_to_need_is_about_what_it_holds(overrides, tmp_path):

@@ -18,6 +18,7 @@ from jaxloop.model import make_model
 from jaxloop.plan import ProgramPlan, plan
 from jaxloop.presets import load
 from jaxloop.printing import show_plan
+from jaxloop.programs import weight_count
 from jaxloop.resources import Disk
 from jaxloop.trials import HostCost, HostTrial, pair_counts
 
@@ -116,24 +117,25 @@ def test_pairs_are_as_many_as_there_are_rows_and_expressions(monkeypatch):
 
 def test_measuring_is_planned_with_its_square():
     """Catches a plan that times a generation's learner and forgets what is measured of it: 205 of 215 s."""
-    seconds = {}
-    for rows in (10_000, 100_000):
-        found = plan(load("bench", ["learner.name=resample", f"cycle.rows={rows}"]), lambda line: None)
-        (one,) = found.programs
-        seconds[rows] = one.measure_seconds
-        assert found.seconds > one.measure_seconds > 5 * one.seconds
-    assert 25 < seconds[100_000] / seconds[10_000] < 110
+    rows = "grid={'cycle.rows' = [10000, 100000]}"
+    found = plan(load("bench", ["learner.name=resample", rows]), lambda line: None)
+    few, many = found.programs
+    assert found.seconds > many.measure_seconds > 5 * many.seconds
+    assert 25 < many.measure_seconds / few.measure_seconds < 110
 
 
-@pytest.mark.parametrize("overrides", [("cycle.name=balanced",), ("learner.name=transformer",)])
-def test_disk_and_files_are_those_of_the_run(overrides, tmp_path):
+def test_disk_and_files_are_those_of_the_run(tmp_path):
     """Catches a disk that fills in the second week, or a quota of files that ends a grid."""
-    settings = ("learner.name=resample", "cycle.generations=6", "cycle.rows=400", "seeds=[0, 1, 2, 3, 4]", *overrides)
-    _, found, _ = planned(*settings)
-    run_tiny(tmp_path / "run", *settings)
+    settings = ["cycle.generations=6", "cycle.rows=400", "seeds=[0, 1, 2, 3, 4]", "cycle.name=balanced", "grid={}"]
+    resample = planning._HostPlan(loops(tiny_config(*settings, "learner.name=resample")))
+    run_tiny(tmp_path / "run", *settings, "learner.name=resample")
     sizes = [path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert found.files == pytest.approx(len(sizes), abs=15)
-    assert 0.6 < found.disk_bytes / sum(sizes) < 1.6
+    assert resample.files == pytest.approx(len(sizes), abs=12)
+    assert 0.6 < resample.disk_bytes / sum(sizes) < 1.6
+    trained = planning._HostPlan(loops(tiny_config(*settings)))
+    weights = 4 * weight_count(tiny_config().model)
+    assert trained.files - resample.files == 2 * 5
+    assert trained.disk_bytes - resample.disk_bytes == pytest.approx(2 * 5 * weights, rel=0.5)
 
 
 def test_a_disk_that_is_too_small_is_said():
@@ -159,7 +161,7 @@ def test_a_plan_of_many_programs_compiles_a_few(monkeypatch):
 
     def trial(loop, rows):
         tried.append(rows)
-        return HostTrial(rows, HostCost(*[rows * 1e-6] * len(HostCost._fields)), 1.0, 0.0, 0.0, 0.0, 5)
+        return HostTrial(rows, HostCost(*[rows * 1e-6] * len(HostCost._fields)), 1.0, 0.0, 5)
 
     monkeypatch.setattr(planning, "_compiled_plan", timed)
     monkeypatch.setattr(planning, "host_trial", trial)
@@ -168,6 +170,7 @@ def test_a_plan_of_many_programs_compiles_a_few(monkeypatch):
     config = tiny_config(f"grid={{'train.steps' = {steps}}}", "seeds=[0]")
     found = plan(config, lambda line: None)
     assert [program.config.train.steps for program in compiled] == [1019] and len(tried) == 2
+    assert len(found.programs) == 1000 and found.files > 1000
     assert [one.seconds for one in found.programs] == pytest.approx([3e-3 * count for count in reversed(steps)])
     printed = io.StringIO()
     show_plan(config, found, Disk(2**40, None), Console(file=printed))
