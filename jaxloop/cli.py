@@ -167,7 +167,8 @@ def run(
             drawn = run_config(config, folder, command, display, overwrite, lambda: stop.requested, not no_figures)
     except KeyboardInterrupt:
         _leave(_STOPPED, 130)
-    print(printable(f"results: {folder}"))
+    if drawn is not None:
+        print(printable(f"results: {folder}"))
     if drawn:
         print(printable(f"figures: {', '.join(map(str, drawn))}"))
 

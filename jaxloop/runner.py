@@ -91,7 +91,7 @@ def run(
     overwrite: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
     figures: bool = True,
-) -> list[Path]:
+) -> list[Path] | None:
     """Run every loop of a config, or what is left of it, and say and draw what came out.
 
     Args:
@@ -104,7 +104,7 @@ def run(
       figures: whether they are drawn.
 
     Returns:
-      The figures that were drawn, in the first of several processes.
+      The figures that were drawn; None in all but the first of several processes.
 
     Raises:
       InputError: the folder cannot be used, or the run cannot fit into memory; nothing is made.
@@ -237,7 +237,7 @@ def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
 
 def close(
     folder: RunFolder, config: Config, display: Display, figures: bool, watch: Callable[[], None] = lambda: None
-) -> list[Path]:
+) -> list[Path] | None:
     """Say what came out so far, bring manifest and tables up to date, then draw it; in the first process.
 
     Args:
@@ -248,13 +248,13 @@ def close(
       watch: called before each figure; what it raises ends that.
 
     Returns:
-      The figures that were drawn.
+      The figures that were drawn; None in all but the first process.
 
     Raises:
       RunError: the tables cannot be written.
     """
     if not hosts.is_first():
-        return []
+        return None
     axes, learner = config.axes, config.learner.name
     analysis = analyse(folder.stored())
     if analysis:
