@@ -44,8 +44,9 @@ def connected(coordinator: str | None, processes: int | None, process: int | Non
         settings = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         settings["cluster_detection_method"] = "deactivate"
     # No collectives are needed; and the run itself answers to SIGTERM.
-    jax.config.update("jax_cpu_collectives_implementation", None)
-    jax.config.update("jax_enable_preemption_service", False)
+    for name, value in (("jax_cpu_collectives_implementation", None), ("jax_enable_preemption_service", False)):
+        if name in jax.config.values:  # Older versions have not all of them.
+            jax.config.update(name, value)
     timers = [threading.Timer(_PATIENCE_SECONDS, _say_waiting), threading.Timer(_CONNECT_SECONDS, _give_up)]
     for timer in timers:
         timer.daemon = True

@@ -195,7 +195,7 @@ def test_kills_at_random_moments_change_no_bit(undisturbed, tmp_path):
         before = rows_kept(tmp_path / "run")
         process = start(tmp_path / "run")
         wait_for_a_row(tmp_path / "run", process, before)
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(chance.uniform(0, 0.15))
         process.kill()
         process.communicate()
     process = start(tmp_path / "run")

@@ -158,3 +158,12 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     monkeypatch.setattr(jax, "jit", jit_of_another_day)
     assert population._compiler_options() is None
     population._compiler_options.cache_clear()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_the_memory_of_a_parent_is_not_counted():
+    """Linux hands the peak of a process on to those that it starts: from a large notebook every run seemed as large."""
+    child = "from jaxloop.population import peak_memory_bytes; print(peak_memory_bytes())"
+    parent = f"import subprocess, sys; held = b'1' * 2**30; subprocess.run([sys.executable, '-c', {child!r}])"
+    held = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout
+    assert 2**26 < int(held) < 2**29
