@@ -219,7 +219,7 @@ def verify(
     from jaxloop.integrity import verify_run
 
     found = verify_run(folder)
-    for line in [*map(str, found.damages), *(f"note: {note}" for note in found.notes)]:
+    for line in [*found.damages, *(f"note: {note}" for note in found.notes)]:
         print(printable(line))
     if found.damages:
         files = f"{len(found.damages)} file{'' if len(found.damages) == 1 else 's'}"

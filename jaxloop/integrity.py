@@ -43,13 +43,11 @@ def verify_run(path: Path) -> Findings:
     """
     damages, notes = [], []
 
-    def tell(check: Callable[[], None]) -> bool:
+    def tell(check: Callable[[], None]) -> None:
         try:
             check()
         except DamageError as error:
             damages.append(str(error))
-            return False
-        return True
 
     if not path.is_dir() or not (path / layout.CONFIG).exists():
         raise InputError(f"{path}: is no run folder; name one that jaxloop run has made")
