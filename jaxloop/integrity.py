@@ -151,12 +151,15 @@ _CHANGED = "is not what the loops' tables say; the run's command makes it again"
 
 
 def _require_picture(path: Path) -> None:
-    """Refuse a figure that is no whole PNG."""
+    """Refuse a figure that is no whole PNG, or another figure."""
     content = read_file(path, _MOST_FIGURE_BYTES)
     try:
         if not content.endswith(_PNG_END):
             raise ValueError("something after the picture")
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
+            title = image.info.get("Title")
     except Exception:  # Whatever a damaged picture leads the library to.
         raise DamageError(f"{path}: is no whole picture; the run's command draws it again") from None
+    if title != path.stem:
+        raise DamageError(f"{path}: is not the figure of that name; the run's command draws it again")

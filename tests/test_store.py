@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop import layout
 from jaxloop.config import loops
+from jaxloop.drawing import write_figure
 from jaxloop.errors import InputError, RunError
 from jaxloop.files import digest, read_arrays, read_file, seal_json, unseal_json, write_whole
 from jaxloop.integrity import verify_run
@@ -145,6 +147,20 @@ def test_tables_at_the_top_are_compared_with_those_of_the_loops(copy):
     findings = verify_run(copy)
     assert findings.damages == [] and "is not up to date" in findings.notes[0]
     assert (findings.loops, findings.generations) == (4, 12)
+
+
+def test_two_figures_exchanged_are_noticed(copy):
+    """Each is a whole picture of this run, under the name of another."""
+    place = copy / "figures"
+    one, other = place / "overview.png", place / "final.png"
+    for path in (one, other):
+        write_figure(Figure(), path)
+    assert verify_run(copy).damages == []
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+    damages = verify_run(copy).damages
+    assert len(damages) == 2 and all("is not the figure of that name" in sentence for sentence in damages)
 
 
 def test_loops_with_other_columns_are_joined_by_name(tmp_path):
