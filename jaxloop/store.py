@@ -224,12 +224,14 @@ class RunFolder:
             )
         fault = None
         for generation in generations:
+            try:
+                state = self._restore(loop, generation, tail_rows, warn)
+            except DamageError as error:
+                fault = fault or error
+                continue
             if fault:
                 warn(f"{fault}; loop {loop.index} goes on from generation {generation}")
-            try:
-                return self._restore(loop, generation, tail_rows, warn)
-            except DamageError as error:
-                fault = error
+            return state
         if fault:
             raise InputError(f"{fault}; put it right, or start anew with --overwrite")
         return None
