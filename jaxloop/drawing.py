@@ -122,9 +122,8 @@ def spread_handles(cells: list[Cell]) -> list[Artist]:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG that bears its own name, whole or not at all; its folder is made."""
+    """Write a figure as PNG, whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    dots_per_inch = min(150, _MOST_PIXELS / max(figure.get_size_inches()))
-    figure.savefig(content, format="png", dpi=dots_per_inch, metadata={"Title": path.stem})
+    figure.savefig(content, format="png", dpi=min(150, _MOST_PIXELS / max(figure.get_size_inches())))
     write_whole(path, content.getvalue())

@@ -12,7 +12,7 @@ from jaxloop.config import Loop
 from jaxloop.derived import analyse
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_file
-from jaxloop.store import derived_table, joined_tables, read_sessions
+from jaxloop.store import derived_table, joined_tables, read_manifest
 from jaxloop.stored import (
     StoredRun,
     read_parameters,
@@ -66,16 +66,18 @@ def verify_run(path: Path) -> Findings:
         generations += run.newest(loop) + 1
         for check in _checks_of(run, loop):
             tell(check)
-    manifest = path / layout.MANIFEST
-    tell(lambda: read_sessions(manifest))
     loops_are_whole = not damages
     if loops_are_whole and begun:
         for sentence, is_damage in _compared(run):
             (damages if is_damage else notes).append(sentence)
+    digests = {}
+    tell(lambda: digests.update(read_manifest(path / layout.MANIFEST).figures))
     for name in layout.FIGURES:
         figure = path / "figures" / f"{name}.png"
         if figure.exists():
-            tell(lambda figure=figure: _require_picture(figure))
+            tell(lambda figure=figure, name=name: _require_figure(figure, digests.get(name)))
+        elif name in digests:
+            notes.append(f"{figure}: is missing; the run's command draws it again")
     return Findings(list(dict.fromkeys(damages)), notes, len(begun), generations)
 
 
@@ -150,16 +152,15 @@ _STALE = "is not up to date; the run's command brings it there"
 _CHANGED = "is not what the loops' tables say; the run's command makes it again"
 
 
-def _require_picture(path: Path) -> None:
-    """Refuse a figure that is no whole PNG, or another figure."""
+def _require_figure(path: Path, drawn: str | None) -> None:
+    """Refuse a figure that is no whole PNG, or not the one that was drawn, where that is known."""
     content = read_file(path, _MOST_FIGURE_BYTES)
     try:
         if not content.endswith(_PNG_END):
             raise ValueError("something after the picture")
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
-            title = image.info.get("Title")
     except Exception:  # Whatever a damaged picture leads the library to.
         raise DamageError(f"{path}: is no whole picture; the run's command draws it again") from None
-    if title != path.stem:
-        raise DamageError(f"{path}: is not the figure of that name; the run's command draws it again")
+    if drawn not in (None, digest(content)):
+        raise DamageError(f"{path}: is not what the run drew; its command draws it again")

@@ -277,4 +277,7 @@ def close(
     except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
         display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
         return []
-    return draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)
+    drawn = draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)
+    with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
+        folder.write_manifest(drawn)
+    return drawn

@@ -8,10 +8,11 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -227,7 +228,7 @@ class RunFolder:
             try:
                 state = self._restore(loop, generation, tail_rows, warn)
             except DamageError as error:
-                fault = fault or error
+                fault = error
                 continue
             if fault:
                 warn(f"{fault}; loop {loop.index} goes on from generation {generation}")
@@ -264,8 +265,20 @@ class RunFolder:
         for earlier, sealed in enumerate(seal.samples):
             require_digest(layout.samples_path(self.path, loop.index, earlier), most_samples_bytes(loop), sealed)
         self._seals[loop.index] = self._with_spare_tables(loop, generation, seal, warn)
+        for name in layout.TABLES:
+            self._cut_to_seal(loop, name)
         self._restored += rows["metrics"]
         return state
+
+    def _cut_to_seal(self, loop: Loop, name: str) -> None:
+        """Remove what stands in a loop's table after the rows that its seal is of."""
+        path, (length, _) = layout.table_path(self.path, loop.index, name), self._seals[loop.index].tables[name]
+        if path.exists() and path.stat().st_size > length:
+            content = sealed_table(self.path, loop, self._seals[loop.index], name)
+            if content:
+                write_whole(path, content)
+            else:
+                path.unlink()
 
     def _measured_generations(self, loop: Loop) -> int:
         """How many rows metrics.csv has of a loop."""
@@ -422,10 +435,15 @@ class RunFolder:
         else:
             (self.path / f"{name}.csv").unlink(missing_ok=True)
 
-    def write_manifest(self) -> None:
-        """Bring manifest.json up to date: this command is its last session; the first process does that alone."""
+    def write_manifest(self, figures: Iterable[Path] = ()) -> None:
+        """Bring manifest.json up to date: this command is its last session; the first process does that alone.
+
+        Args:
+          figures: what this session has drawn; until it has, the manifest vouches for none.
+        """
         if self._process:
             return
+        drawn = {path.stem: digest(path.read_bytes()) for path in figures}
         session = {
             "command": self._command,
             "started": self._started,
@@ -441,7 +459,7 @@ class RunFolder:
             "cores": os.cpu_count(),
             "machine": platform.platform(),
         }
-        write_whole(self.path / layout.MANIFEST, seal_json({"sessions": [*self._sessions, session]}))
+        write_whole(self.path / layout.MANIFEST, seal_json({"sessions": [*self._sessions, session], "figures": drawn}))
 
     def _read_sessions(self) -> list[dict]:
         """The sessions before this one; warns where what is left to be computed would be in another environment."""
@@ -449,7 +467,7 @@ class RunFolder:
         if self._process or not path.exists():
             return []
         try:
-            sessions = read_sessions(path)
+            sessions = read_manifest(path).sessions
         except DamageError as error:
             self.warnings.append(f"{error}; it is begun anew, and nothing else depends on it")
             return []
@@ -475,16 +493,25 @@ def _nothing_of(loop: Loop) -> Seal:
     return Seal(settings_digest(loop), {name: [0, digest(b"")] for name in layout.TABLES}, [], {})
 
 
-def read_sessions(path: Path) -> list[dict]:
-    """The sessions in a manifest.json, the first one first.
+class Manifest(NamedTuple):
+    """What manifest.json says of a run."""
+
+    sessions: list[dict]  # the commands, the first one first
+    figures: dict[str, str]  # digest of each figure that the last command drew
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.json.
 
     Raises:
       DamageError: it is not what the run wrote.
     """
-    sessions = unseal_json(read_file(path, _MOST_MANIFEST_BYTES), path).get("sessions")
-    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+    content = unseal_json(read_file(path, _MOST_MANIFEST_BYTES), path)
+    sessions, figures = content.get("sessions"), content.get("figures", {})
+    are_sessions = isinstance(sessions, list) and all(isinstance(one, dict) for one in sessions)
+    if not are_sessions or not isinstance(figures, dict) or not figures.keys() <= set(layout.FIGURES):
         raise DamageError(f"{path}: is damaged")
-    return sessions
+    return Manifest(sessions, figures)
 
 
 def environment(config: Config) -> dict[str, str]:

@@ -16,17 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop import layout
 from jaxloop.config import loops
-from jaxloop.drawing import write_figure
 from jaxloop.errors import InputError, RunError
 from jaxloop.files import digest, read_arrays, read_file, seal_json, unseal_json, write_whole
 from jaxloop.integrity import verify_run
 from jaxloop.joined import join_runs
 from jaxloop.presets import load
+from jaxloop.runner import run
 from jaxloop.store import RunFolder, joined_tables, load_parameters
 from jaxloop.stored import StoredRun
 
@@ -149,18 +148,31 @@ def test_tables_at_the_top_are_compared_with_those_of_the_loops(copy):
     assert (findings.loops, findings.generations) == (4, 12)
 
 
-def test_two_figures_exchanged_are_noticed(copy):
-    """Each is a whole picture of this run, under the name of another."""
-    place = copy / "figures"
-    one, other = place / "overview.png", place / "final.png"
-    for path in (one, other):
-        write_figure(Figure(), path)
-    assert verify_run(copy).damages == []
+def test_a_figure_that_is_exchanged_or_missing_is_noticed(tmp_path):
+    """A whole picture under the name of another one; and one that nobody finds any more."""
+    config, path = tiny_config("learner.name=resample"), tmp_path / "run"
+    drawn = run(config, path, "test", Silent())
+    assert verify_run(path) == ([], [], 2, 6)
+    one, other = drawn[:2]
     kept = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(kept)
-    damages = verify_run(copy).damages
-    assert len(damages) == 2 and all("is not the figure of that name" in sentence for sentence in damages)
+    damages = verify_run(path).damages
+    assert len(damages) == 2 and all("is not what the run drew" in sentence for sentence in damages)
+    one.unlink()
+    assert "is missing" in verify_run(path).notes[0]
+    run(config, path, "test", Silent())
+    assert verify_run(path) == ([], [], 2, 6)
+
+
+def test_what_stands_after_the_sealed_rows_does_not_stay(whole, copy):
+    """A run that had nothing left to compute kept the remains of somebody else's rows, and verify its complaint."""
+    for loop, name in ((1, "tails"), (2, "metrics"), (0, "timings")):
+        path = copy / f"tables/loop_{loop:03d}/{name}.csv"
+        path.write_bytes(path.read_bytes() + b"nothing")
+    assert len(verify_run(copy).damages) == 3
+    run_silently(tiny_config(*QUICKLY), copy)
+    assert verify_run(copy).damages == [] and results(copy) == results(whole)
 
 
 def test_loops_with_other_columns_are_joined_by_name(tmp_path):
