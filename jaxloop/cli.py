@@ -48,6 +48,11 @@ def _local(path: str) -> str:
         raise InputError(f"{path}: nobody of this name has a home folder; a folder of this name is ./{path}") from None
 
 
+def _warn(message: str) -> None:
+    """Say on standard error that something is not as it should be, and the command goes on."""
+    print(f"jaxloop: {printable(message)}", file=sys.stderr, flush=True)
+
+
 def _local_path(path: str) -> Path:
     return Path(_local(path))
 
@@ -200,7 +205,7 @@ def summary(
     from jaxloop.printing import show_summary
     from jaxloop.terminal import make_console
 
-    joined = join_runs(folders, lambda message: print(f"jaxloop: {printable(message)}", file=sys.stderr))
+    joined = join_runs(folders, _warn)
     show_summary(joined.rows, joined.axes, make_console())
     if output is not None:
         write_csv(joined, output)
@@ -249,7 +254,7 @@ def samples(
     from jaxloop.printing import show_frequent
     from jaxloop.terminal import make_console
 
-    show_frequent(*most_frequent(folder, loop, parse_generations(generations), top), make_console())
+    show_frequent(*most_frequent(folder, loop, parse_generations(generations), top, _warn), make_console())
 
 
 @app.command()
@@ -373,7 +378,7 @@ def check(
         raise InputError("--loop needs --run with the folder of the run")
     prepare()
     with open_lines(file) as lines:
-        model = RunModel(run_folder, loop or 0) if run_folder else None
+        model = RunModel(run_folder, loop or 0, _warn) if run_folder else None
         check_lines(lines, model.config if model else load(preset or "paper", overrides or []), sys.stdout, model)
 
 
@@ -428,7 +433,7 @@ def _say_what_is_computed_on() -> None:
 
     prepare()
     for line in (f"on {devices_in_words()}", *complaints()):
-        print(f"jaxloop: {printable(line)}", file=sys.stderr, flush=True)
+        _warn(line)
 
 
 class _Stop:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -69,14 +69,21 @@ def _without_mark(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
 class RunModel:
     """A trained model of a run, for the probability of texts."""
 
-    def __init__(self, run: Path, loop: int):
+    def __init__(self, run: Path, loop: int, warn: Callable[[str], None]):
         """Load the newest model of a loop.
+
+        Args:
+          run: the run folder.
+          loop: its number.
+          warn: is told of a generation that is not finished, and so has no model.
 
         Raises:
           InputError: there is no such run, loop or model.
         """
         stored = StoredRun(run)
         self.config = stored.loop(loop).config
+        for line in stored.left_out(stored.loop(loop)):
+            warn(line)
         self._parameters = stored.parameters(loop)
 
     def describe(self, texts: list[str]) -> list[dict]:

@@ -1,5 +1,6 @@
 """The most frequent samples of a loop: what a collapse looks like, generation beside generation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ class Frequent(NamedTuple):
     top: list[tuple[str, int, str]]  # text, count and verdict, the most frequent first
 
 
-def most_frequent(path: Path, loop: int, generations: list[int] | None, top: int) -> tuple[Loop, list[Frequent]]:
+def most_frequent(
+    path: Path, loop: int, generations: list[int] | None, top: int, warn: Callable[[str], None]
+) -> tuple[Loop, list[Frequent]]:
     """A loop of a run, and what it wrote most often in each of these generations.
 
     Args:
@@ -27,6 +30,7 @@ def most_frequent(path: Path, loop: int, generations: list[int] | None, top: int
       loop: which loop.
       generations: which of its generations; None for the first, the middle one and the last.
       top: how many different samples of each at most.
+      warn: is told of a generation that is not finished.
 
     Raises:
       InputError: there is no such run, loop or generation.
@@ -35,6 +39,8 @@ def most_frequent(path: Path, loop: int, generations: list[int] | None, top: int
     run = StoredRun(path)
     of_loop = run.loop(loop)
     newest = run.newest(of_loop) or 0
+    for line in run.left_out(of_loop):
+        warn(line)
     found = []
     for generation in dict.fromkeys([0, newest // 2, newest] if generations is None else generations):
         samples = run.samples(loop, generation)

@@ -92,8 +92,8 @@ def _read(folder: Path, warn: Callable[[str], None]) -> tuple[list[Loop], pd.Dat
     stored = StoredRun(folder)
     rows = stored.frames("metrics", "provenance")
     for index in layout.loops_with(folder, "tables"):
-        if stored.unsealed(stored.loop(index)):
-            warn(f"{folder}: loop {index} has rows of a generation that is not finished; they are left out")
+        for line in stored.left_out(stored.loop(index)):
+            warn(line)
     try:
         metrics, provenance = map(as_frame, rows, ("metrics", "provenance"))
     except InputError as error:

@@ -329,6 +329,19 @@ class StoredRun:
             raise DamageError(f"{path}: has several generations that no seal in {seals} vouches for")
         return rows
 
+    def left_out(self, loop: Loop) -> list[str]:
+        """A sentence where a loop has rows of a generation that is not finished, or whose seal is missing.
+
+        Raises:
+          DamageError: they are no rows that a run leaves.
+        """
+        if not self.unsealed(loop):
+            return []
+        newest = self.newest(loop)
+        last = "none is finished" if newest is None else f"the last that is finished is {newest}"
+        what = f"loop {loop.index} has rows of a generation that is not finished"
+        return [f"{self.path}: {what} ({last}); they are left out"]
+
     def samples(self, loop: int, generation: int) -> dict[str, np.ndarray]:
         """The samples of a generation of a loop, see `read_samples`.
 

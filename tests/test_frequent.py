@@ -32,7 +32,7 @@ def shown(loop, found, width=None) -> str:
 
 def test_counts_are_those_of_the_samples(memoriser):
     """A count that is not of that generation, or of another loop; the default leaving out the last generation."""
-    loop, found = most_frequent(memoriser, 1, None, 3)
+    loop, found = most_frequent(memoriser, 1, None, 3, pytest.fail)
     assert loop.seed == 1 and [one.generation for one in found] == [0, 1, 3]
     for one in found:
         with np.load(samples_path(memoriser, 1, one.generation)) as arrays:
@@ -40,7 +40,10 @@ def test_counts_are_those_of_the_samples(memoriser):
         assert (one.samples, one.different) == (60, len(counts))
         assert [count for _, count, _ in one.top] == [count for _, count in counts.most_common(3)]
         assert all(counts[text] == count and verdict == "true" for text, count, verdict in one.top)
-    assert len(most_frequent(memoriser, 0, [2], 10**6)[1][0].top) == most_frequent(memoriser, 0, [2], 1)[1][0].different
+    assert (
+        len(most_frequent(memoriser, 0, [2], 10**6, pytest.fail)[1][0].top)
+        == most_frequent(memoriser, 0, [2], 1, pytest.fail)[1][0].different
+    )
 
 
 def test_a_pipe_gets_each_sample_on_a_line_and_a_terminal_no_line_beyond_its_width():
@@ -61,9 +64,9 @@ def test_a_pipe_gets_each_sample_on_a_line_and_a_terminal_no_line_beyond_its_wid
 def test_what_is_not_there_is_said_and_damage_is_named(memoriser, tmp_path):
     """A traceback, or counts of samples that the run did not write."""
     with pytest.raises(InputError, match="generations 0 to 3, and no generation 9"):
-        most_frequent(memoriser, 0, [0, 9], 3)
+        most_frequent(memoriser, 0, [0, 9], 3, pytest.fail)
     with pytest.raises(InputError, match="no loop 9"):
-        most_frequent(memoriser, 9, None, 3)
+        most_frequent(memoriser, 9, None, 3, pytest.fail)
     for text in ("", "a", "1,", "-1", "1;2", "9" * 20):
         with pytest.raises(InputError, match="is no list of generations"):
             parse_generations(text)
@@ -72,6 +75,6 @@ def test_what_is_not_there_is_said_and_damage_is_named(memoriser, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:-40] + b"0" + content[-39:])
     with pytest.raises(DamageError, match=r"generation_002\.npz"):
-        most_frequent(memoriser, 1, [2], 3)
+        most_frequent(memoriser, 1, [2], 3, pytest.fail)
     path.write_bytes(content)
     assert StoredRun(memoriser).samples(1, 2)

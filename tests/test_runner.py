@@ -85,7 +85,7 @@ def test_the_model_on_disk_is_the_one_that_wrote_the_samples(undisturbed):
         assert np.abs(earlier[1] - log_prob_N).max() > 0.1 < np.abs(plain_N - tempered_N).max()
 
         texts = [decode(row_T) for row_T in rows_NxT]
-        found, out = RunModel(undisturbed, loop), io.StringIO()
+        found, out = RunModel(undisturbed, loop, pytest.fail), io.StringIO()
         check_lines([f"{text}\n".encode() for text in [*texts, "( not", "nonsense", "True " * 16]], config, out, found)
         *lines, unfinished, nonsense, long = map(json.loads, out.getvalue().splitlines())
         for line, row_T, expected in zip(lines, rows_NxT, log_prob_N, strict=True):
@@ -99,7 +99,7 @@ def test_a_model_that_is_not_there_is_named_in_one_line(undisturbed, tmp_path):
     """Catches a traceback, or the model of another loop, where somebody mistypes."""
     for path, loop, message in ((tmp_path, 0, "is no run folder"), (undisturbed, 2, "has loops 0 to 1, and no loop 2")):
         with pytest.raises(InputError, match=message):
-            RunModel(path, loop)
+            RunModel(path, loop, pytest.fail)
     shutil.copytree(undisturbed, tmp_path / "copy")
     edit(tmp_path / "copy/config.toml", "layers = 1", "layers = 2")
     with pytest.raises(InputError, match=r"config\.toml: is not what the run wrote"):

@@ -20,8 +20,10 @@ from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop import layout
 from jaxloop.config import loops
+from jaxloop.corpus import RunModel
 from jaxloop.errors import InputError, RunError
 from jaxloop.files import digest, read_arrays, read_file, seal_json, unseal_json, write_whole
+from jaxloop.frequent import most_frequent
 from jaxloop.integrity import verify_run
 from jaxloop.joined import join_runs
 from jaxloop.presets import load
@@ -173,6 +175,19 @@ def test_what_stands_after_the_sealed_rows_does_not_stay(whole, copy):
     assert len(verify_run(copy).damages) == 3
     run_silently(tiny_config(*QUICKLY), copy)
     assert verify_run(copy).damages == [] and results(copy) == results(whole)
+
+
+def test_a_missing_seal_is_told_by_everything_that_reads_the_newest_generation(copy):
+    """Without it the generation before is the newest, and its model gave other log-probabilities, exit code 0."""
+    (copy / "seals/loop_000/generation_002.json").unlink()
+    for read in (
+        lambda told: RunModel(copy, 0, told.append),
+        lambda told: most_frequent(copy, 0, None, 3, told.append),
+        lambda told: join_runs([copy], told.append),
+    ):
+        told = []
+        read(told)
+        assert len(told) == 1 and "(the last that is finished is 1)" in told[0]
 
 
 def test_loops_with_other_columns_are_joined_by_name(tmp_path):
