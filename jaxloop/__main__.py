@@ -1,5 +1,5 @@
 """`python -m jaxloop` is the command `jaxloop`."""
 
-from jaxloop.cli import main
+from jaxloop.commands.cli import main
 
 main()

@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has its environment from
 
 import jax
 
-from jaxloop.environment import prepare
+from jaxloop.runs.environment import prepare
 
 prepare()
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_cli import JAXLOOP, call
+from processes import JAXLOOP, call
 from tiny import run_tiny
 
-from jaxloop import cli
+from jaxloop.commands import cli
 from jaxloop.errors import InputError
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from jaxloop.config import Config
-from jaxloop.presets import load
-from jaxloop.runner import run
+from jaxloop.config.presets import load
+from jaxloop.config.schema import Config
+from jaxloop.runs.runner import run
 
 SETTINGS = [
     "language.max_depth=2",

@@ -1,0 +1,1 @@
+"""How fast, alone and against others."""

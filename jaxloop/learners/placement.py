@@ -1,0 +1,144 @@
+"""Many loops at once: how the axis of loops is laid over the devices of the machine.
+
+On the CPU every core is a device and computes one loop at a time: the program of a device never depends on how many
+loops there are, so a loop's results do not either. On accelerators each device maps several loops together.
+"""
+
+import contextlib
+import functools
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxloop.config.schema import PopulationSettings
+
+
+@functools.cache
+def _compiler_options() -> dict[str, str] | None:
+    """What XLA is told of programs for the CPU: no YNNPACK, whose threads fight over products as small as ours.
+
+    Without it a loop that is alone trains a fifth faster. The option is XLA's own affair and may go one day.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return options
+
+
+def measuring_device() -> jax.Device:
+    """The device of what the host measures: the CPU device that is the last to be given a loop."""
+    try:
+        return jax.local_devices(backend="cpu")[-1]
+    except RuntimeError:  # JAX was told to use accelerators only.
+        return jax.local_devices()[-1]
+
+
+@jax.custom_batching.custom_vmap
+def most_of_mapped(count: jax.Array) -> jax.Array:
+    """The greatest of the loops mapped together: where the bounds of a loop differ, JAX copies all that it holds."""
+    return count
+
+
+@most_of_mapped.def_vmap
+def _most_of_mapped(axis_size, in_batched, counts):
+    return jax.numpy.max(counts, axis=0), False
+
+
+def device_memory_bytes() -> int | None:
+    """What programs may take of the memory of an accelerator; None where the device does not tell, as on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far; on accelerators, that of the first device."""
+    statistics_of_device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics_of_device:
+        return statistics_of_device["peak_bytes_in_use"]
+    # Linux hands `ru_maxrss` on from the process that starts another one, however large that was.
+    with contextlib.suppress(OSError, TypeError):  # Other systems do not have it, and a sandbox may not tell.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows counts it elsewhere.
+        held = psutil.Process().memory_info()
+        return getattr(held, "peak_wset", held.rss)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def planned_bytes(program: Callable, *shapes: object) -> int:
+    """Memory that a mapped program takes on each device, as XLA plans it: arguments, results and what lies between."""
+    memory = program.lower(*shapes).compile().memory_analysis()
+    if memory is None:
+        return 0
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return held + memory.temp_size_in_bytes
+
+
+class Placement:
+    """Places for loops: some on each device, filled in order; those left over train nothing."""
+
+    def __init__(self, settings: PopulationSettings, loop_count: int):
+        devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
+        # No more devices than loops, but two on a CPU, for the reason given in `environment.use_all_cores`.
+        devices = devices[: max(loop_count, 2 if on_cpu else 1)]
+        self.per_device = min(settings.loops_per_device, loop_count) or (
+            1 if on_cpu else -(-loop_count // len(devices))
+        )
+        self.mesh = Mesh(np.array(devices), ("loops",))
+        self.places = len(devices) * self.per_device
+        self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))
+
+    def map(self, function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+        """Compile a function of one loop's arrays into one of arrays with a leading axis of places."""
+
+        def one_device(*arrays):
+            if self.per_device > 1:
+                return jax.vmap(function)(*arrays)
+            results = function(*jax.tree.map(lambda array: array[0], arrays))
+            return jax.tree.map(lambda result: jax.numpy.asarray(result)[None], results)
+
+        spread = jax.shard_map(
+            one_device,
+            mesh=self.mesh,
+            in_specs=PartitionSpec("loops"),
+            out_specs=PartitionSpec("loops"),
+            check_vma=False,
+        )
+        return jax.jit(spread, donate_argnums=donate, compiler_options=_compiler_options())
+
+    def put(self, members: list) -> object:
+        """Stack one tree of arrays a loop along the axis of places, and send each to its device.
+
+        Places that are left over repeat the loops' arrays.
+        """
+        filled = [members[place % len(members)] for place in range(self.places)]
+        return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)
+
+    def shapes(self, member: object) -> object:
+        """What `put` would make of loops like this one, without making it."""
+        return jax.tree.map(lambda leaf: self._shape((self.places, *np.shape(leaf)), np.asarray(leaf).dtype), member)
+
+    def results(self, program: Callable, *arrays: object) -> object:
+        """The shapes of what a mapped program gives back."""
+        return jax.tree.map(lambda leaf: self._shape(leaf.shape, leaf.dtype), jax.eval_shape(program, *arrays))
+
+    def _shape(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
+
+    def repeat(self, arrays: object, loops: int) -> object:
+        """The arrays of the first places, which have the loops, in those that are left over too, as `put` has them."""
+        source = np.arange(self.places) % loops
+        return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[source], arrays), self._sharding)

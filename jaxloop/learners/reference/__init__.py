@@ -1,0 +1,1 @@
+"""Learners whose losses are known, to tell what the transformer adds."""

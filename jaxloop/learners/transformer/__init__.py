@@ -1,0 +1,1 @@
+"""The transformer, trained from scratch on each generation's rows."""

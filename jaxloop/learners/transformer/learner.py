@@ -1,0 +1,331 @@
+"""The transformer as a learner: fitted to rows of tokens, it writes rows of tokens, for many loops at once.
+
+What a learner gives the loop is said in `loop.Learner`. Nothing after the first generation compiles anything.
+"""
+
+import collections
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxloop.config.schema import Config, Loop
+from jaxloop.learners.placement import Placement, planned_bytes
+from jaxloop.learners.transformer.model import make_model
+from jaxloop.learners.transformer.packing import RowShape, batch_order, plan, sort_rows, whole_plan
+from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make_sample
+from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
+from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
+from jaxloop.loop.keys import Purpose, device_key, host_generator
+from jaxloop.loop.memories import row_count, rows_of_generation
+from jaxloop.loop.run_loops import Outcome, Seconds
+from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.vocabulary import EOS
+
+
+class Inputs(NamedTuple):
+    """All that one loop's programs read."""
+
+    seed: np.ndarray
+    generation: np.ndarray
+    knobs: TrainingKnobs
+    temperature: np.ndarray
+    training: Corpus
+    validation: Corpus
+
+
+class Group(NamedTuple):
+    """Loops that are computed together, as their programs read them: an axis of places first, on the devices."""
+
+    loops: int
+    inputs: Inputs
+    active: jax.Array  # which places train a loop
+    batches: Batches  # which batches of its loop's samples each place writes
+
+
+class Written(NamedTuple):
+    """What the loops of a group have sampled, an axis of loops first."""
+
+    tokens_GxNxT: np.ndarray
+    log_prob_GxN: np.ndarray
+    work: Work
+
+
+class Started(NamedTuple):
+    """Work that is under way on the devices."""
+
+    loops: list[Loop]
+    steps_done: list[int]  # grows with each look at the validation rows
+    result: Future
+
+
+class Finished(NamedTuple):
+    """What the devices gave back, an axis of places or loops first, and how long they took."""
+
+    trained: Training
+    written: Written
+    probed: list[dict[str, np.ndarray]]  # of each loop
+    seconds: Seconds
+
+
+class TransformerLearner:
+    """A transformer trained from scratch on each generation's rows."""
+
+    def __init__(self, config: Config, loop_count: int):
+        self._config = config
+        self._placement = Placement(config.population, loop_count)
+        self.places, self.loops_per_device = self._placement.places, self._placement.per_device
+        self.devices = self.places // self.loops_per_device
+        self.shape = choose_shape(config)
+        cycle, train, width = config.cycle, config.train, config.model.context_tokens
+        self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
+
+        model = make_model(config.model)
+        begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
+        sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
+        score = make_score(model, width, self.shape)
+
+        def begin_loop(inputs):
+            return begin(device_key(inputs.seed, Purpose.PARAMETERS, inputs.generation), inputs.knobs)
+
+        def train_loop(state, inputs, active):
+            dropout_key = device_key(inputs.seed, Purpose.DROPOUT, inputs.generation)
+            state = train_and_look(state, dropout_key, inputs.knobs, inputs.training, inputs.validation, active)
+            # The step a second time: the state itself is given up to the next call.
+            return state, state.step
+
+        def sample_loop(parameters, inputs, batches):
+            key = device_key(inputs.seed, Purpose.SAMPLING, inputs.generation)
+            return sample(parameters, key, inputs.temperature, batches)
+
+        def score_loop(parameters, inputs, corpus, active):
+            return score(parameters, corpus, inputs.temperature, active)
+
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self.begin = self._placement.map(begin_loop)  # inputs -> Training
+        self.train = self._placement.map(train_loop, donate=(0,))  # Training, inputs, active -> Training, step
+        self.sample = self._placement.map(sample_loop)  # parameters, inputs, batches -> rows, log-probabilities, Work
+        self.score = self._placement.map(score_loop)  # parameters, inputs, corpus, active -> nats_2xSxE
+
+    def _split_sizes(self, rows: int) -> tuple[int, int]:
+        """Rows to train on, and rows to choose the best parameters on."""
+        validation = min(max(row_count(self._config.train.validation_share, rows), 1), rows - 1)
+        return rows - validation, validation
+
+    def _whole(self, tokens_NxT: np.ndarray, capacity: int) -> Corpus:
+        """All of these expressions, as one step."""
+        sorted_NxT = sort_rows(tokens_NxT)
+        whole = whole_plan(sorted_NxT, self.shape.row_tokens, capacity)
+        return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
+
+    def probe(self, tokens_NxT: np.ndarray) -> Probe:
+        """Rows (N, T) uint8 whose probability will be asked for."""
+        return make_probe(tokens_NxT, self.shape)
+
+    def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray) -> Inputs:
+        """All that one loop's programs read, as arrays on the host."""
+        train = self._config.train
+        split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
+        shuffled_NxT = training_NxT[split.permutation(len(training_NxT))]
+        training_rows, _ = self._split_sizes(len(shuffled_NxT))
+        sorted_NxT = sort_rows(shuffled_NxT[:training_rows])
+        order = host_generator(loop.seed, Purpose.BATCH_ORDER, generation)
+        order_SxE = batch_order(order, training_rows, train.steps, train.batch_expressions)
+        training = Corpus(
+            _padded(sorted_NxT, self._capacities[0]),
+            plan(sorted_NxT, order_SxE, self.shape.row_tokens),
+            np.int32(training_rows),
+        )
+        validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
+        knobs = TrainingKnobs(
+            learning_rate=np.float32(loop.config.train.learning_rate),
+            weight_decay=np.float32(loop.config.train.weight_decay),
+        )
+        return Inputs(
+            seed=np.uint32(loop.seed),
+            generation=np.uint32(generation),
+            knobs=knobs,
+            temperature=np.float32(loop.config.sample.temperature),
+            training=training,
+            validation=validation,
+        )
+
+    def device_bytes(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> int:
+        """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
+        inputs = self._placement.shapes(self.inputs(loop, 0, training_NxT))
+        active, batches = self._placement.shapes((np.bool_(True), Batches(np.int32(0), np.int32(0))))
+        state = self._placement.results(self.begin, inputs)
+        beside = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // self.devices
+        corpora = [self._placement.shapes(probe.corpus) for probe in probes]
+        needed = [
+            planned_bytes(self.train, state, inputs, active),
+            planned_bytes(self.sample, state.best_parameters, inputs, batches) + beside,
+            *(planned_bytes(self.score, state.best_parameters, inputs, one, active) + beside for one in corpora),
+        ]
+        return max(needed)
+
+    def put(self, members: list[Inputs]) -> Group:
+        """Send the loops' inputs to their devices, and divide the work among the places."""
+        loops = len(members)
+        batches = batch_count(self._config.cycle.rows, self._config.sample.batch_rows)
+
+        def share(place: int) -> tuple[np.bool_, Batches]:
+            """Whether the place trains, and what it samples: without a loop of its own, it helps another one."""
+            helper, helpers = place // loops, len(range(place % loops, self.places, loops))
+            first, end = helper * batches // helpers, (helper + 1) * batches // helpers
+            return np.bool_(place < loops), Batches(np.int32(first), np.int32(end - first))
+
+        shares = self._placement.put([share(place) for place in range(self.places)])
+        return Group(loops, self._placement.put(members), *shares)
+
+    def sample_rows(self, parameters: dict, group: Group) -> Written:
+        """Sample every loop's rows from its parameters."""
+        if group.loops < self.places:
+            parameters = self._placement.repeat(parameters, group.loops)
+        tokens, log_prob, work = jax.device_get(self.sample(parameters, group.inputs, group.batches))
+        # What a place did not write is `<eos>`, the greatest token, with a log-probability of 0, the greatest one.
+        shares = [slice(loop, None, group.loops) for loop in range(group.loops)]
+        return Written(
+            tokens_GxNxT=np.stack([tokens[share].min(axis=0) for share in shares]),
+            log_prob_GxN=np.stack([log_prob[share].min(axis=0) for share in shares]).astype(np.float64),
+            work=Work(*(int(np.sum(tokens)) for tokens in work)),
+        )
+
+    def corpora(self, probes: list[Probe]) -> Corpus:
+        """Send each loop's probe to its device."""
+        return self._placement.put([probe.corpus for probe in probes])
+
+    def score_rows(self, parameters: dict, group: Group, probes: list[Probe]) -> list[np.ndarray]:
+        """Each loop's log-probabilities of the rows of its probe, (2, N) nats: plain, and tempered as samples are."""
+        nats = self.score(parameters, group.inputs, self.corpora(probes), group.active)
+        return [in_order(probe, loop_nats) for probe, loop_nats in zip(probes, np.asarray(nats), strict=False)]
+
+    def start(
+        self,
+        loops: list[Loop],
+        generations: list[int],
+        training: list[np.ndarray],
+        probes: list[dict[str, Probe]],
+    ) -> Started:
+        """Train each loop's model on its rows, sample it and score its probes; returns while the devices work.
+
+        Args:
+          loops: at most `places` of them.
+          generations: of each loop, which one.
+          training: each loop's training rows, (N, T) uint8.
+          probes: by name, what each loop is asked for; those of one name have the same number of rows.
+        """
+        members = [self.inputs(*member) for member in zip(loops, generations, training, strict=True)]
+        steps_done = []
+        return Started(loops, steps_done, self._worker.submit(self._work, members, probes, steps_done))
+
+    def _work(self, members: list[Inputs], probes: list[dict[str, Probe]], steps_done: list[int]) -> Finished:
+        """Train, sample and score on the devices; runs in a thread of its own, so that the host can measure."""
+        begun = time.perf_counter()
+        group = self.put(members)
+        state = self.begin(group.inputs)
+        waiting = collections.deque()
+        for _ in range(looks(self._config.train)):
+            state, step = self.train(state, group.inputs, group.active)
+            waiting.append(step)
+            # The devices always have the next call already when the host looks at how far the last one came.
+            if len(waiting) > 1:
+                steps_done.append(int(np.asarray(waiting.popleft()).max()))
+            if len(steps_done) > 1 and steps_done[-2] == steps_done[-1]:
+                break  # Every loop's patience has run out.
+        jax.block_until_ready(state)
+        trained = time.perf_counter()
+        written = self.sample_rows(state.best_parameters, group)
+        probed, probe_seconds = [{} for _ in members], {}
+        sampled = time.perf_counter()
+        for name in dict.fromkeys(name for of_loop in probes for name in of_loop):
+            begun_probe = time.perf_counter()
+            asked = next(of_loop[name] for of_loop in probes if name in of_loop)
+            nats = self.score_rows(state.best_parameters, group, [of_loop.get(name, asked) for of_loop in probes])
+            for found, of_loop, loop_nats in zip(probed, probes, nats, strict=True):
+                if name in of_loop:
+                    found[name] = loop_nats
+            probe_seconds[name] = time.perf_counter() - begun_probe
+        seconds = Seconds(trained - begun, sampled - trained, probe_seconds)
+        return Finished(jax.device_get(state), written, probed, seconds)
+
+    def compile(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> None:
+        """Compile every program before `start` does, and run each once."""
+        group = self.put([self.inputs(loop, 0, training_NxT)])
+        state, _ = self.train(self.begin(group.inputs), group.inputs, group.active)
+        self.sample_rows(state.best_parameters, group)
+        for probe in probes:
+            self.score_rows(state.best_parameters, group, [probe])
+
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
+        """Wait for what was started.
+
+        Args:
+          started: what `start` gave.
+          watch: called at least once, and again and again while waiting, with the share of the training steps done.
+
+        Returns:
+          An Outcome for each loop, and how long it took.
+        """
+        done = False
+        while not done:
+            watch(max(started.steps_done, default=0) / self._config.train.steps)
+            done = bool(wait([started.result], timeout=0.1).done)
+        finished = started.result.result()
+        trained, written = finished.trained, finished.written
+        outcomes = []
+        for place in range(len(started.loops)):
+            training_nats, validation_nats = (
+                float(nats[place]) for nats in (trained.training_nats, trained.best_validation_nats)
+            )
+            outcomes.append(
+                Outcome(
+                    sampled_NxT=written.tokens_GxNxT[place],
+                    sampled_log_prob_N=written.log_prob_GxN[place],
+                    probed=finished.probed[place],
+                    columns={
+                        "validation_nats": validation_nats,
+                        "training_nats_per_token": training_nats,
+                        "training_steps": int(trained.step[place]),
+                    },
+                    parameters=jax.tree.map(lambda leaf, place=place: leaf[place], trained.best_parameters),
+                    diverged=not (np.isfinite(training_nats) and np.isfinite(validation_nats)),
+                )
+            )
+        return outcomes, finished.seconds
+
+
+def choose_shape(config: Config) -> RowShape:
+    """How the learner lays out its rows: long ones repeat fewer beginnings, but their attention costs more.
+
+    The length is the setting, or what needs the fewest multiplications for the language. On a CPU a chunk is what a
+    core's cache holds, and at most half of a usual step, so that steps with less to read cost less; on accelerators it
+    is a whole step.
+    """
+    width, context, batch = config.model.width, config.model.context_tokens, config.train.batch_expressions
+    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), max(2000, batch), context)
+    sorted_NxT = sort_rows(drawn_NxT)
+    order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), 20, batch)
+
+    def usual_rows(row_tokens: int) -> float:
+        return plan(sorted_NxT, order_SxE, row_tokens).row_count_S.mean()
+
+    def multiplications(row_tokens: int) -> float:
+        return usual_rows(row_tokens) * row_tokens * (12 * width**2 + 2 * row_tokens * width)
+
+    lengths = [config.train.row_tokens] if config.train.row_tokens else [context * 2**power for power in range(4)]
+    row_tokens = min(lengths, key=multiplications)
+    rows = usual_rows(row_tokens)
+    if jax.default_backend() == "cpu":
+        chunk_rows = min(256 // row_tokens, math.ceil(rows / 2))
+    else:
+        chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))
+    return RowShape(row_tokens, max(chunk_rows, 1))
+
+
+def _padded(tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
+    return np.pad(tokens_NxT, ((0, capacity - len(tokens_NxT)), (0, 0)), constant_values=EOS)

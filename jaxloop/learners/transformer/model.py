@@ -1,0 +1,244 @@
+"""The transformer: decoder-only, pre-norm, learned positions, GELU, tied embeddings, no biases (as nanoGPT).
+
+Flax NNX defines it and nothing else: `make_model` splits the module once, and gives pure functions over a plain dict
+of arrays.
+
+Legend: B rows, L positions a row, N positions in all (B x L), H heads, K width of a head, D width, V vocabulary;
+C sequences that are written side by side, M nodes of the cache.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxloop.config.schema import ModelSettings
+from jaxloop.learners.transformer.attention import attend
+from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE
+
+
+class Cache(NamedTuple):
+    """Keys and values of every token that was read: the nodes of a prefix tree, one array a layer."""
+
+    keys_MxD: list[jax.Array]
+    values_MxD: list[jax.Array]
+
+
+class Model(NamedTuple):
+    """The transformer as pure functions over its parameters."""
+
+    init: Callable  # key -> parameters
+    apply: Callable  # parameters, inputs_BxL, depth_BxL, dropout key or None -> logits_BxLxV, for prefix trees
+    init_cache: Callable  # nodes -> Cache
+    decode: Callable  # parameters, token_C, position, node_CxL, first node, Cache -> logits_CxV, Cache
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def look_up(table_VxD, index_N, dtype):
+    """The rows of a table that the indices name, (N, D) in this dtype, with a gradient that is a product of matrices.
+
+    The gradient that JAX finds by itself adds N rows into V places one by one, in the dtype of the rows: in bfloat16
+    sums over thousands of positions lose most of what is added (15% of the token embedding's gradient), and on a GPU
+    the additions wait for each other (36 of 42 milliseconds of a step of `paper` on an H200) and come in any order.
+    """
+    return table_VxD.astype(dtype)[index_N]
+
+
+def _look_up_forward(table_VxD, index_N, dtype):
+    return look_up(table_VxD, index_N, dtype), (index_N, len(table_VxD))
+
+
+def _look_up_backward(dtype, residuals, gradient_NxD):
+    index_N, count = residuals
+    summed_VxD = jnp.einsum(
+        "nv,nd->vd",
+        jax.nn.one_hot(index_N, count, dtype=dtype),
+        gradient_NxD,
+        preferred_element_type=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return summed_VxD, None
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
+
+
+class Block(nnx.Module):
+    """Attention and a two-layer perceptron, each behind a norm and added to the stream."""
+
+    def __init__(self, settings: ModelSettings, dtype, rngs: nnx.Rngs):
+        width, heads = settings.width, settings.heads
+
+        def linear(inputs, outputs, deviation=0.02):
+            init = nnx.initializers.constant(deviation)
+            return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+
+        # As in nanoGPT, the projections onto the stream are scaled down by the number of additions to it.
+        onto_stream = 0.02 / np.sqrt(2 * settings.layers)
+
+        self.heads = heads
+        self.attention_norm = nnx.LayerNorm(width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.queries_keys_values = linear(width, 3 * width)
+        self.attention_out = linear(width, width, onto_stream)
+        self.mlp_norm = nnx.LayerNorm(width, use_bias=False, dtype=dtype, rngs=rngs)
+        self.mlp_in = linear(width, 4 * width)
+        # As (outputs, inputs): its gradient is a wide matrix then, which XLA computes faster on a CPU than a tall one.
+        self.mlp_out = nnx.Einsum(
+            "nf,df->nd",
+            (width, 4 * width),
+            kernel_init=nnx.initializers.constant(onto_stream),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.dropout = nnx.Dropout(settings.dropout)
+
+    def __call__(self, stream_NxD, read, rngs):
+        """One block; `read` turns queries, keys and values (N, H, K) into what attention gives (N, D)."""
+        # Two axes only: XLA's CPU backend takes twice as long over the same product with three.
+        qkv = self.queries_keys_values(self.attention_norm(stream_NxD))
+        queries, keys, values = (part.reshape(len(part), self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
+        stream_NxD += self._drop(self.attention_out(read(queries, keys, values)), rngs)
+        hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(stream_NxD)))
+        return stream_NxD + self._drop(self.mlp_out(hidden), rngs)
+
+    def _drop(self, values, rngs):
+        return self.dropout(values, deterministic=rngs is None, rngs=rngs)
+
+
+class Transformer(nnx.Module):
+    """Embeddings, blocks, a last norm, and the token embedding once more as the output layer.
+
+    Built with every matrix filled with its standard deviation; `Model.init` multiplies the noise in.
+    """
+
+    def __init__(self, settings: ModelSettings, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.constant(0.02)
+        self.dtype = dtype
+        self.tokens = nnx.Embed(VOCABULARY_SIZE, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.positions = nnx.Embed(settings.context_tokens, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.dropout = nnx.Dropout(settings.dropout)
+        # Each by a name of its own: how Flax holds lists, and whether it reads back what it saves of one, has changed.
+        self.block_names = tuple(f"block_{layer:03d}" for layer in range(settings.layers))
+        for name in self.block_names:
+            setattr(self, name, Block(settings, dtype, rngs))
+        self.out_norm = nnx.LayerNorm(settings.width, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def _blocks(self) -> list[Block]:
+        return [getattr(self, name) for name in self.block_names]
+
+    def _logits(self, stream):
+        return self.tokens.attend(self.out_norm(stream)).astype(jnp.float32)
+
+    def _embed(self, table, index_N):
+        # On a CPU single additions in float32 are right, and faster.
+        if jax.default_backend() == "cpu" and self.dtype == jnp.float32:
+            return table(index_N)
+        return look_up(table.embedding[...], index_N, self.dtype)
+
+    def packed(self, inputs_BxL, depth_BxL, dropout_key):
+        """Logits of rows of prefix trees (see `packing`): each position reads its ancestors and itself."""
+        rngs = None if dropout_key is None or self.dropout.rate == 0 else nnx.Rngs(dropout_key)
+        rows, row_tokens = inputs_BxL.shape
+        query, key = jnp.arange(row_tokens)[None, :, None], jnp.arange(row_tokens)[None, None, :]
+        # A subtree ends at the first later position that is no deeper than its root.
+        no_deeper_BxLxL = depth_BxL[:, None, :] <= depth_BxL[:, :, None]
+        end_BxL = jnp.min(jnp.where((key > query) & no_deeper_BxLxL, key, row_tokens), axis=-1)
+        ancestor_BxLxL = (key <= query) & (query < end_BxL[:, None, :])
+        bias_BxLxL = jnp.where(ancestor_BxLxL, 0.0, -1e30)
+
+        def read(queries, keys, values):
+            by_row = (part.reshape(rows, row_tokens, *part.shape[1:]) for part in (queries, keys, values))
+            kept = None
+            if rngs is not None:
+                shape = (rows, queries.shape[1], row_tokens, row_tokens)
+                kept = self.dropout(jnp.ones(shape, self.dtype), deterministic=False, rngs=rngs)
+            return attend(*by_row, bias_BxLxL, kept).reshape(rows * row_tokens, -1)
+
+        stream_NxD = self._embed(self.tokens, inputs_BxL.reshape(-1).astype(jnp.int32))
+        stream_NxD += self._embed(self.positions, depth_BxL.reshape(-1).astype(jnp.int32))
+        stream_NxD = self.dropout(stream_NxD, deterministic=rngs is None, rngs=rngs)
+        for block in self._blocks():
+            stream_NxD = block(stream_NxD, read, rngs)
+        return self._logits(stream_NxD).reshape(rows, row_tokens, -1)
+
+    def decode(self, token_C, position, node_CxL, first_node, cache: Cache):
+        """Logits after one more token of each of C sequences, all at this position (less than L).
+
+        The nodes of the cache that hold what a sequence has read so far are in `node_CxL`, in order; what stands there
+        from `position` on does not count. The new tokens are kept at the C nodes from `first_node` on.
+        """
+        count, row_tokens = node_CxL.shape
+        place_1xL = jnp.arange(row_tokens)[None]
+        own_Cx1 = first_node + jnp.arange(count)[:, None]
+        node_CxL = jnp.where(place_1xL == position, own_Cx1, node_CxL)
+        unread_1xLx1 = (place_1xL > position)[..., None]
+        keys, values = list(cache.keys_MxD), list(cache.values_MxD)
+        stream_CxD = self.tokens(token_C.astype(jnp.int32)) + self.positions(position)[None]
+        for layer, block in enumerate(self._blocks()):
+
+            def read(queries_CxHxK, keys_CxHxK, values_CxHxK, layer=layer):
+                _, heads, head_width = queries_CxHxK.shape
+                for kept, new in ((keys, keys_CxHxK), (values, values_CxHxK)):
+                    kept[layer] = jax.lax.dynamic_update_slice(kept[layer], new.reshape(count, -1), (first_node, 0))
+                # One query a sequence: nothing that a product of matrices could share. Sums over the width of a head
+                # are products with a matrix of ones and zeros, for a CPU is slow at sums over a short last axis.
+                queries_Cx1xD = (queries_CxHxK.astype(jnp.float32) * head_width**-0.5).reshape(count, 1, -1)
+                products_NxD = (queries_Cx1xD * keys[layer][node_CxL]).reshape(count * row_tokens, -1)
+                of_head_DxH = jnp.repeat(jnp.eye(heads), head_width, axis=0)
+                scores_NxH = jnp.dot(products_NxD, of_head_DxH, precision=jax.lax.Precision.HIGHEST)
+                scores_CxLxH = jnp.where(unread_1xLx1, -1e30, scores_NxH.reshape(count, row_tokens, heads))
+                weights_CxLxHx1 = jax.nn.softmax(scores_CxLxH, axis=1).astype(self.dtype)[..., None]
+                values_CxLxHxK = values[layer][node_CxL].reshape(count, row_tokens, heads, head_width)
+                return jnp.sum(weights_CxLxHx1 * values_CxLxHxK, axis=1).reshape(count, -1)
+
+            stream_CxD = block(stream_CxD, read, None)
+        return self._logits(stream_CxD), Cache(keys, values)
+
+
+def activation_dtype(settings: ModelSettings):
+    """The dtype of activations: float32 on the CPU, bfloat16 on accelerators, unless the settings say."""
+    name = settings.activations
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def make_model(settings: ModelSettings) -> Model:
+    """The model of these settings as pure functions; nothing is computed yet."""
+    dtype = activation_dtype(settings)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(settings, dtype, nnx.Rngs(0))))
+
+    def init(key):
+        _, state = nnx.split(Transformer(settings, dtype, nnx.Rngs(key)))
+        leaves, structure = jax.tree.flatten(nnx.to_pure_dict(state))
+        # One draw for all matrices: XLA needs a fifth of a second to compile each.
+        sizes = [leaf.size if leaf.ndim > 1 else 0 for leaf in leaves]
+        noise = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+        leaves = [
+            deviation * part.reshape(deviation.shape) if deviation.ndim > 1 else deviation
+            for deviation, part in zip(leaves, noise, strict=True)
+        ]
+        return jax.tree.unflatten(structure, leaves)
+
+    def init_cache(nodes):
+        return Cache(*([jnp.zeros((nodes, settings.width), dtype) for _ in range(settings.layers)] for _ in range(2)))
+
+    return Model(
+        init=init,
+        apply=lambda parameters, inputs_BxL, depth_BxL, key=None: nnx.merge(graph, parameters).packed(
+            inputs_BxL, depth_BxL, key
+        ),
+        init_cache=init_cache,
+        decode=lambda parameters, *step: nnx.merge(graph, parameters).decode(*step),
+    )
+
+
+def parameter_count(settings: ModelSettings) -> int:
+    """Number of parameters, without the position embedding (nanoGPT's way of counting)."""
+    shapes = jax.eval_shape(make_model(settings).init, jax.random.key(0))
+    counted = {name: shape for name, shape in shapes.items() if name != "positions"}
+    return sum(leaf.size for leaf in jax.tree.leaves(counted))

@@ -1,0 +1,1 @@
+"""Measures that any system may use."""

@@ -1,0 +1,98 @@
+"""The learner of a program, with as many loops at once as memory holds, and what is done where it runs out."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from jaxloop.errors import RunError
+from jaxloop.learners.placement import device_memory_bytes
+from jaxloop.learners.reference.learner import ReferenceLearner
+from jaxloop.learners.transformer.learner import TransformerLearner
+from jaxloop.loop.run_loops import Learner
+from jaxloop.runs import costs
+from jaxloop.runs.programs import Program
+from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.source import first_rows
+from jaxloop.systems.logic.yardsticks import Yardsticks, probes_of
+
+# What XLA plans is not all: its allocator leaves gaps, and results of one group wait while the next one begins.
+_USABLE_SHARE = 0.8
+
+
+def make_learner(program: Program, yardsticks: dict[int, Yardsticks]) -> Learner:
+    """The learner of a program's loops.
+
+    On a CPU there is one on each core, or on fewer where the memory that is free holds no more. On accelerators all
+    loops are mapped together, or as many as fit by what XLA plans for them. `population.loops_per_device` has the last
+    word.
+    """
+    if program.config.learner.name != "transformer":
+        return ReferenceLearner(language_of(program.config.language))
+    chosen, limit = program.config.population.loops_per_device, device_memory_bytes()
+    if limit is None and jax.default_backend() == "cpu" and not chosen:
+        return TransformerLearner(program.config, min(len(program.loops), costs.fitting_places(program)))
+    learner = TransformerLearner(program.config, len(program.loops))
+    if limit is None or chosen:
+        return learner
+    needed = needed_bytes(learner, program, yardsticks)
+    fitting = int(learner.loops_per_device * _USABLE_SHARE * limit / needed)
+    return learner if fitting >= learner.loops_per_device else _of_size(program, max(fitting, 1))
+
+
+def needed_bytes(learner: TransformerLearner, program: Program, yardsticks: dict[int, Yardsticks]) -> int:
+    """Memory that the loops of a program take on each device."""
+    loop = program.loops[0]
+    asked = probes_of(yardsticks, learner)(loop, 0)
+    return learner.device_bytes(loop, first_rows(loop.config, loop.seed), list(asked.values()))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory has run out: NumPy's and Python's own, or XLA's, on a CPU as elsewhere."""
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return isinstance(error, MemoryError)
+    # On a CPU the JAX of 2025 calls it an internal error.
+    return any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+
+
+@contextlib.contextmanager
+def memory_in_words() -> Iterator[None]:
+    """Say in one line that memory has run out, where nothing can be done about it.
+
+    Raises:
+      RunError: it has.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise RunError(
+            "memory ran out; `--plan` says what the run needs, and which settings to lower (cycle.rows, for rows that "
+            "are measured); what was measured before is kept"
+        ) from error
+
+
+def half_as_many(program: Program, learner: Learner, error: Exception) -> Learner:
+    """A learner that computes half as many loops at once, after memory has run out.
+
+    Raises:
+      RunError: it cannot be fewer.
+      Exception: the error, where memory has not run out; something else is wrong.
+    """
+    if not ran_out(error):
+        raise error
+    if isinstance(learner, TransformerLearner) and learner.loops_per_device > 1:
+        return _of_size(program, learner.loops_per_device // 2)
+    # The devices of a CPU share its memory; two there must be.
+    if isinstance(learner, TransformerLearner) and jax.default_backend() == "cpu" and learner.devices > 2:
+        return TransformerLearner(program.config, learner.devices // 2)
+    raise RunError(
+        "the device's memory does not hold a single loop; lower sample.batch_rows, train.batch_expressions, cycle.rows "
+        "or the model's size; what was measured before is kept"
+    ) from error
+
+
+def _of_size(program: Program, loops_per_device: int) -> TransformerLearner:
+    population = program.config.population.model_copy(update={"loops_per_device": loops_per_device})
+    return TransformerLearner(program.config.model_copy(update={"population": population}), len(program.loops))

@@ -1,0 +1,284 @@
+"""One run, from its config to its figures: puts source, learner, measures and run folder together around the loop."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import pandas as pd
+
+from jaxloop.analysis.cells import as_frame
+from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.errors import InputError, RunError
+from jaxloop.loop.memories import provenance_counts
+from jaxloop.loop.run_loops import Record, State, run_loops
+from jaxloop.report.answer import answer_lines
+from jaxloop.runs import hosts
+from jaxloop.runs.capacity import half_as_many, make_learner, memory_in_words
+from jaxloop.runs.costs import require_memory
+from jaxloop.runs.derived import analyse
+from jaxloop.runs.environment import complaints, prepare
+from jaxloop.runs.folder import RunFolder, top_rows
+from jaxloop.runs.programs import Program, programs
+from jaxloop.systems.logic import measures, source
+from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
+
+
+class Display(Protocol):
+    """Who shows how a run goes on."""
+
+    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
+        """The run begins, or goes on: which loops, where each stands, and metrics.csv so far."""
+
+    def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
+        """These loops are being computed; called several times a second."""
+
+    def finished(self, loop: Loop, generation: int, columns: dict) -> None:
+        """A generation of a loop is measured and kept."""
+
+    def answer(self, lines: list[str]) -> None:
+        """What came out, so far as there is something: said before anything is drawn."""
+
+    def warn(self, message: str) -> None:
+        """Something is not as it should be, and the run goes on."""
+
+
+def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[measures.Judgement, dict[str, list[dict]]]:
+    """All that is measured of one generation of one loop, as rows of the run folder's tables."""
+    loop, state, outcome, spent = record.loop, record.state, record.outcome, record.seconds
+    place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
+    begun = time.perf_counter()
+    judgement = measures.verdicts(state.sampled_NxT)
+    structure_due = is_due(loop.config.measure.structure_every_generations, state.generation)
+    distances, tails = yardsticks.measure(record, judgement)
+    columns = {
+        **place,
+        **loop.axes,
+        "control": int(loop.config.cycle.fresh_only),
+        **measures.measure_rows(state.sampled_NxT, judgement),
+        **measures.measure_structure(state.sampled_NxT, judgement, structure_due),
+        **measures.measure_training(state.sampled_NxT, state.carry.training),
+        "source_entropy_nats": yardsticks.source_entropy_nats,
+        **distances,
+        **outcome.columns,
+    }
+    seconds = {
+        "train_seconds": spent.train,
+        "sample_seconds": spent.sample,
+        "probe_seconds": sum(seconds for name, seconds in spent.probes.items() if name != WHOLE),
+        "enumerate_seconds": spent.probes.get(WHOLE, 0.0),
+        "measure_seconds": time.perf_counter() - begun,
+    }
+    return judgement, {
+        "metrics": [columns],
+        "tails": [{**place, **row} for row in tails],
+        "timings": [{**place, **{name: round(value, 4) for name, value in seconds.items()}}],
+        "provenance": [
+            {**place, "kind": kind, "from_generation": origin, "rows": count}
+            for kind, origin, count in provenance_counts(state.carry.training)
+        ],
+        "top_samples": top_rows(loop, state.generation, state.sampled_NxT, judgement),
+    }
+
+
+@memory_in_words()
+def run(
+    config: Config,
+    path: Path,
+    command: str,
+    display: Display,
+    overwrite: bool = False,
+    stop_requested: Callable[[], bool] = lambda: False,
+    figures: bool = True,
+) -> list[Path] | None:
+    """Run every loop of a config, or what is left of it, and say and draw what came out.
+
+    Args:
+      config: what to run.
+      path: the run folder.
+      command: how this was called, for the manifest.
+      display: is told of the progress, and of what came out: also where the run breaks off.
+      overwrite: start anew where the folder holds a run.
+      stop_requested: asked several times a second; once it says so, what is finished is kept and the run stops.
+      figures: whether they are drawn.
+
+    Returns:
+      The figures that were drawn; None in all but the first of several processes.
+
+    Raises:
+      InputError: the folder cannot be used, or the run cannot fit into memory; nothing is made.
+      RunError: the run broke off; all that was measured is in the folder, and the figures show it.
+      KeyboardInterrupt: a stop was requested.
+    """
+    prepare()
+    for complaint in complaints():
+        display.warn(complaint)
+    all_loops = loops(config)
+    own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
+    own_programs = programs(own_loops)
+    do_together("is there memory enough?", lambda: require_memory(own_programs, display.warn))
+    yardsticks = yardsticks_of(all_loops)
+
+    def stop_if_requested() -> None:
+        if stop_requested():
+            raise KeyboardInterrupt
+
+    with open_together(lambda process: RunFolder(path, config, command, overwrite, process)) as folder:
+
+        def keep(record: Record) -> None:
+            # What has not been kept must not be gone on from.
+            with memory_in_words():
+                judgement, tables = tables_of(record, yardsticks[record.loop.index])
+                folder.save(record, judgement, tables)
+            display.finished(record.loop, record.state.generation, tables["metrics"][0])
+
+        def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
+            stop_if_requested()
+            display.watch(computed, generation, trained_share)
+
+        failure = None
+        try:
+            for line in folder.warnings:
+                display.warn(line)
+            states = {}
+            for loop in own_loops:
+                state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
+                states |= {loop.index: state} if state else {}
+            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
+            diverged = []
+            for program in own_programs:
+                diverged += run_program(program, yardsticks, states, keep, watch, display.warn)
+            if diverged:
+                failure = divergence(diverged)
+        except Exception as error:
+            failure = error
+        except KeyboardInterrupt:
+            with contextlib.suppress(Exception):  # What stopped the run is what is told.
+                close(folder, config, display, figures)
+            raise
+        agreed = hosts.all_agree("has everything gone well?", failure is None, stop_if_requested)
+        if failure:
+            with contextlib.suppress(Exception):  # What broke the run off is what is told.
+                close(folder, config, display, figures)
+            raise failure
+        drawn = close(folder, config, display, figures, stop_if_requested)
+    if not agreed:
+        raise RunError("another process of this run broke off; what was finished is kept, and the same command goes on")
+    return drawn
+
+
+def run_program(
+    program: Program,
+    yardsticks: dict[int, Yardsticks],
+    states: dict[int, State],
+    keep: Callable[[Record], None],
+    watch: Callable[[list[Loop], int, float], None],
+    warn: Callable[[str], None],
+) -> list[tuple[Loop, int]]:
+    """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
+    learner = make_learner(program, yardsticks)
+    while True:
+        try:
+            return run_loops(program.loops, states, source, learner, probes_of(yardsticks, learner), keep, watch)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            learner = half_as_many(program, learner, error)
+            warn(f"out of memory: going on with {learner.places} loops at once")
+
+
+def do_together(question: str, act: Callable[[], None]) -> None:
+    """Do something that may refuse in every process that shares the run; where one refuses, all do.
+
+    Raises:
+      InputError: this process refuses, or another one.
+    """
+    refusal = None
+    try:
+        act()
+    except InputError as error:
+        refusal = error
+    if not hosts.all_agree(question, refusal is None):
+        raise refusal or InputError("another process of this run cannot begin and says why")
+
+
+def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
+    """Open a run folder in every process that shares the run, in the first one first: it makes the folder.
+
+    Args:
+      open_folder: gives the folder to the process of this number.
+
+    Raises:
+      InputError: a process cannot open it; then none has it open.
+    """
+    folder = refusal = None
+    for firsts_turn in (True, False):
+        if hosts.is_first() == firsts_turn:
+            try:
+                folder = open_folder(hosts.process_number())
+            except InputError as error:
+                refusal = error
+        question = f"is the folder open, for the {'first' if firsts_turn else 'others'}?"
+        if not hosts.all_agree(question, refusal is None):
+            if folder:
+                folder.__exit__()
+            raise refusal or InputError("another process of this run cannot begin and says why")
+    return folder
+
+
+def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
+    """What is said of loops whose training came to nothing, with the generations in which it did."""
+    where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
+    rate = diverged[0][0].config.train.learning_rate
+    return RunError(
+        f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
+        f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
+    )
+
+
+def close(
+    folder: RunFolder, config: Config, display: Display, figures: bool, watch: Callable[[], None] = lambda: None
+) -> list[Path] | None:
+    """Say what came out so far, bring manifest and tables up to date, then draw it; in the first process.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      display: is told the answer, and of figures that cannot be drawn.
+      figures: whether they are drawn.
+      watch: called before each figure; what it raises ends that.
+
+    Returns:
+      The figures that were drawn; None in all but the first process.
+
+    Raises:
+      RunError: the tables cannot be written.
+    """
+    if not hosts.is_first():
+        return None
+    axes, learner = config.axes, config.learner.name
+    analysis = analyse(folder.stored())
+    if analysis:
+        display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner))
+    try:
+        folder.write_manifest()
+        folder.join()
+        for name, rows in analysis.derived.items() if analysis else ():
+            folder.write_derived(name, rows)
+    except OSError as error:
+        raise RunError(
+            f"{folder.path}: its tables could not be written: {error.strerror or error}; what was measured is kept, "
+            "and the same command writes them"
+        ) from None
+    if not (analysis and figures):
+        return []
+    summary, place = analysis.derived["summary"], folder.path / "figures"
+    try:
+        from jaxloop.report.figures import draw_all
+    except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
+        display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
+        return []
+    drawn = draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)
+    with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
+        folder.write_manifest(drawn)
+    return drawn

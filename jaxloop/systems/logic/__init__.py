@@ -1,0 +1,1 @@
+"""Expressions of logic: correctness, probability and lost diversity are exact."""

@@ -1,0 +1,118 @@
+"""The loop itself, with a learner that only counts: who is computed beside whom, and in which order."""
+
+import itertools
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from jaxloop.config.schema import loops
+from jaxloop.loop.run_loops import Outcome, Seconds, run_loops
+
+
+class Counting:
+    """Writes its generation and loop into every row, and remembers what it was asked for."""
+
+    def __init__(self, places: int, diverging: tuple = ()):
+        self.places, self.groups, self._diverging = places, [], diverging
+
+    def probe(self, tokens_NxT):
+        return tokens_NxT
+
+    def start(self, group, generations, training, probes):
+        self.groups.append([(loop.index, generation) for loop, generation in zip(group, generations, strict=True)])
+        return group, generations, training, probes
+
+    def finish(self, started, watch):
+        watch(0.5)
+        outcomes = []
+        for loop, generation, training_NxT, probes in zip(*started, strict=True):
+            expected = 255 if generation == 0 else 10 * loop.index + generation - 1
+            assert np.all(training_NxT == expected), "a loop trains on its own newest rows"
+            assert probes == {"asked": (loop.index, generation)}
+            rows_NxT = np.full((60, 16), 10 * loop.index + generation, np.uint8)
+            diverged = (loop.index, generation) in self._diverging
+            outcomes.append(Outcome(rows_NxT, np.zeros(60), {}, {}, {}, diverged))
+        return outcomes, Seconds(0, 0, {})
+
+
+class Real:
+    def first_rows(self, config, seed):
+        return np.full((config.cycle.rows, 16), 255, np.uint8)
+
+    def fresh_rows(self, config, seed, generation, count):
+        assert count == 0
+        return np.empty((0, 16), np.uint8)
+
+
+def probes(loop, generation):
+    return {"asked": (loop.index, generation)}
+
+
+def computed(learner, loop_count, states=None, generations=4):
+    config = tiny_config(f"cycle.generations={generations}", f"seeds={list(range(loop_count))}", "grid={}")
+    kept = []
+    diverged = run_loops(loops(config), states or {}, Real(), learner, probes, kept.append, lambda *_: None)
+    return [(record.loop.index, record.state.generation) for record in kept], diverged
+
+
+@pytest.mark.parametrize("loop_count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("places", [1, 2, 3, 8])
+def test_no_place_is_left_empty_while_a_loop_could_use_it(loop_count, places):
+    """Three loops on two places take three rounds for two generations: with one generation after the other for all of
+    them, it were four, a quarter of the machine idle.
+    """
+    learner = Counting(places)
+    kept, diverged = computed(learner, loop_count)
+    assert diverged == []
+    assert sorted(kept) == [(loop, generation) for loop in range(loop_count) for generation in range(4)]
+    assert list(itertools.chain(*learner.groups)) == kept, "in the order in which they were computed"
+    least_rounds = max(4, -(-4 * loop_count // places))
+    assert len(learner.groups) == least_rounds
+    assert all(len({loop for loop, _ in group}) == len(group) <= places for group in learner.groups)
+    for group in learner.groups:
+        generations = [generation for _, generation in group]
+        assert max(generations) - min(generations) <= 1, "no loop runs ahead"
+
+
+def test_a_loop_that_diverged_ends_and_the_others_go_on():
+    """One bad learning rate must not cost the results of a whole grid."""
+    kept, diverged = computed(Counting(2, diverging=((1, 2),)), 3)
+    assert [(loop.index, generation) for loop, generation in diverged] == [(1, 2)]
+    assert sorted(kept) == [(0, g) for g in range(4)] + [(1, 0), (1, 1)] + [(2, g) for g in range(4)]
+
+
+def test_what_is_finished_is_kept_when_a_stop_is_asked_for():
+    """A generation that was trained and not yet measured is minutes of somebody's accelerator."""
+    config = tiny_config("cycle.generations=4", "seeds=[0,1]", "grid={}")
+    kept, learner = [], Counting(2)
+
+    def watch(group, generation, share):
+        if len(learner.groups) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_loops(loops(config), {}, Real(), learner, probes, kept.append, watch)
+    assert [(record.loop.index, record.state.generation) for record in kept] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("where", ["start", "finish"])
+def test_what_is_finished_is_kept_when_the_device_gives_up(where):
+    """A run that goes on with fewer loops at once would go on from generations that nobody has measured."""
+    config = tiny_config("cycle.generations=4", "seeds=[0,1]", "grid={}")
+    kept, states, learner = [], {}, Counting(2)
+    give, calls = getattr(learner, where), []
+
+    def give_up(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return give(*arguments)
+
+    setattr(learner, where, give_up)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_loops(loops(config), states, Real(), learner, probes, kept.append, lambda *_: None)
+    run_loops(loops(config), states, Real(), learner, probes, kept.append, lambda *_: None)
+    assert [(record.loop.index, record.state.generation) for record in kept] == [
+        (loop, generation) for generation in range(4) for loop in range(2)
+    ]
