@@ -1,5 +1,6 @@
 """The tables of a run as frames, and the cells of its grid in them."""
 
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import pandas as pd
 from jaxloop.errors import InputError
 
 LEARNER = "learner.name"
-_CONTROL_SAYS = ("cycle.fresh_share", "cycle.generated_share")
+_CONTROL_SAYS = ("cycle.fresh_share", "cycle.fresh_schedule", "cycle.generated_share")
 _NEEDED = {
     "metrics": (
         "loop", "seed", "generation", "control", "true_share", "false_share", "invalid_share", "diversity",
@@ -76,6 +77,9 @@ def value_text(axis: str, value: Any) -> str:
     name = axis_name(axis)
     if is_unset(value):
         return f"{name} unset"
+    if isinstance(value, str) and value.startswith("[["):
+        (_, first), *later = json.loads(value)
+        return f"{name} {first:g}" + "".join(f", {share:g} from generation {begin}" for begin, share in later)
     if str(value) in ("True", "False"):
         return name if str(value) == "True" else f"not {name}"
     return value.replace("_", " ") if isinstance(value, str) else f"{name} {value:g}"

@@ -12,7 +12,7 @@ from jaxloop.bench.speed import Bench, describe_machine, spread
 from jaxloop.config.schema import Config, loops
 from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.loop.keys import Purpose, host_generator
-from jaxloop.loop.memories import row_count
+from jaxloop.loop.rows import row_count
 from jaxloop.runs.environment import prepare
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of

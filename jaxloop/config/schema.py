@@ -12,7 +12,7 @@ import tomllib
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from jaxloop.errors import InputError
 
@@ -23,6 +23,9 @@ KNOBS = (
     "train.learning_rate",
     "train.weight_decay",
 )
+
+# Memories that hold more rows than one generation has: their controls hold as many.
+GROWING = ("expanding", "window", "fixed_real")
 
 # Settings that stand in no section.
 _TOP_LEVEL = ("seeds", "controls")
@@ -35,6 +38,13 @@ _MOST_NESTED = 8
 _MOST_CHARACTERS = 60  # of a value that is quoted
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Schedule = Annotated[
+    list[tuple[Annotated[int, Field(ge=0, le=10**5)], Share]],
+    # TOML has no pairs.
+    BeforeValidator(lambda pairs: [tuple(pair) if isinstance(pair, list) else pair for pair in pairs]
+                    if isinstance(pairs, list) else pairs),
+    Field(min_length=1),
+]  # fmt: skip
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 
@@ -65,20 +75,22 @@ class LanguageSettings(_Section):
 class CycleSettings(_Section):
     """Which rows train each generation."""
 
-    name: Literal["full_synthetic", "balanced", "incremental", "expanding"] = Field(
-        "full_synthetic", description="the data cycle"
+    name: Literal["full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real"] = (
+        Field("full_synthetic", description="the memory: which earlier rows train again")
     )
     rows: int = Field(2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
     generations: int = Field(12, ge=1, le=10**5, description="how many models are trained, the first on real rows")
     fresh_share: Share | None = Field(None, description="part of the new rows that is drawn anew from the source (0)")
+    fresh_schedule: Schedule | None = Field(
+        None, description="the same by generation: [[0, 0.0], [12, 0.5]] is 0 at first, and 0.5 from generation 12 on"
+    )
     generated_share: Share | None = Field(
         None,
-        description="incremental: part of all rows that is new (0.5); other cycles: 1 - fresh_share",
+        description="incremental: part of all rows that is new (0.5); other memories: 1 - fresh_share",
     )
-    rescue_generation: Annotated[int, Field(ge=1, le=10**5)] | None = Field(
-        None, description="from this generation on the fresh share is rescue_fresh_share (never)"
+    window_generations: Annotated[int, Field(ge=1, le=10**5)] | None = Field(
+        None, description="window: how many sets of n rows train, the newest among them (3)"
     )
-    rescue_fresh_share: Share | None = Field(None, description="fresh share from rescue_generation on")
     first_mass_share: float = Field(
         1.0,
         ge=0.01,
@@ -89,10 +101,25 @@ class CycleSettings(_Section):
     )
 
     @model_validator(mode="after")
-    def _rescue_is_whole(self):
-        if (self.rescue_generation is None) != (self.rescue_fresh_share is None):
-            missing = "rescue_fresh_share" if self.rescue_fresh_share is None else "rescue_generation"
-            raise ValueError(f"rescue_generation and rescue_fresh_share belong together; {missing} is not set")
+    def _schedule_fits(self):
+        if self.fresh_schedule is None:
+            return self
+        begins = [generation for generation, _ in self.fresh_schedule]
+        if begins[0] != 0 or any(later <= earlier for earlier, later in itertools.pairwise(begins)):
+            raise ValueError(
+                f"fresh_schedule: its generations must rise from 0, and are {shortened(begins)}; "
+                "write [[0, share], [generation, share], ...]"
+            )
+        if self.fresh_share is not None:
+            raise ValueError("fresh_share and fresh_schedule say the same thing twice; set one of them only")
+        if self.generated_share is not None and self.name != "incremental":
+            raise ValueError(f"generated_share is 1 less the fresh share in {self.name}; leave it to fresh_schedule")
+        return self
+
+    @model_validator(mode="after")
+    def _window_has_its_memory(self):
+        if self.window_generations is not None and self.name != "window":
+            raise ValueError(f"window_generations belongs to the memory 'window', and name is {self.name!r}")
         return self
 
     @model_validator(mode="after")
@@ -110,8 +137,8 @@ class CycleSettings(_Section):
 
     def fresh_part(self, generation: int) -> float:
         """Part of a generation's new rows that comes fresh from the source."""
-        if self.rescue_generation is not None and generation >= self.rescue_generation:
-            return self.rescue_fresh_share
+        if self.fresh_schedule is not None:
+            return [share for begin, share in self.fresh_schedule if begin <= generation][-1]
         if self.fresh_share is not None:
             return self.fresh_share
         if self.generated_share is not None and self.name != "incremental":
@@ -124,26 +151,31 @@ class CycleSettings(_Section):
         return 0.5 if self.generated_share is None else self.generated_share
 
     @property
+    def window_sets(self) -> int:
+        """`window`: how many sets of rows train, the newest among them."""
+        return 3 if self.window_generations is None else self.window_generations
+
+    @property
     def meaning(self) -> dict[str, Any]:
         """The settings, with those that decide the same rows in all generations written alike."""
         # Without new rows it does not matter where they would come from.
         has_new_rows = self.name != "incremental" or self.new_part * self.rows >= 0.5
-        fresh = round(self.fresh_part(1), 12) if has_new_rows else 0.0
-        rescued = self.rescue_generation is not None and 1 < self.rescue_generation < self.generations
-        rescued = rescued and has_new_rows and round(self.rescue_fresh_share, 12) != fresh
+        # The rows of generation 0 are real.
+        begins = {1, *(begin for begin, _ in self.fresh_schedule or () if 1 < begin < self.generations)}
+        shares = [(begin, round(self.fresh_part(begin), 12) if has_new_rows else 0.0) for begin in sorted(begins)]
+        changes = [shares[0], *(later for earlier, later in itertools.pairwise(shares) if later[1] != earlier[1])]
         return {
             **self.model_dump(),
-            "fresh_share": fresh,
+            "fresh_share": changes[0][1] if len(changes) == 1 else None,
+            "fresh_schedule": changes if len(changes) > 1 else None,
             "generated_share": round(self.new_part, 12) if self.name == "incremental" else None,
-            "rescue_generation": self.rescue_generation if rescued else None,
-            "rescue_fresh_share": round(self.rescue_fresh_share, 12) if rescued else None,
+            "window_generations": self.window_sets if self.name == "window" else None,
         }
 
     @property
     def fresh_only(self) -> bool:
         """Whether every model trains on rows of the source alone, and on new ones each time."""
-        shares = self.meaning["fresh_share"], self.meaning["rescue_generation"]
-        return shares == (1, None) and self.name in ("full_synthetic", "expanding")
+        return self.meaning["fresh_share"] == 1 and self.name in ("full_synthetic", *GROWING)
 
 
 class LearnerSettings(_Section):
@@ -368,16 +400,21 @@ def _cell_text(values: dict[str, Any]) -> str:
 
 def _axes_of(config: Config, cell_config: Config) -> dict[str, Any]:
     """What a cell has of the settings that the grid sets."""
-    return {axis: getattr(getattr(cell_config, axis.split(".")[0]), axis.split(".")[1]) for axis in config.axes}
+    values = {axis: getattr(getattr(cell_config, axis.split(".")[0]), axis.split(".")[1]) for axis in config.axes}
+    # In a table a list is its text.
+    return {axis: json.dumps(value) if isinstance(value, list) else value for axis, value in values.items()}
 
 
 def _control(cell_config: Config) -> Config:
     """The cell whose models train on fresh data only, and are in all else like those of this one."""
-    name = "expanding" if cell_config.cycle.name == "expanding" else "full_synthetic"
-    generated_share = None if cell_config.cycle.generated_share is None else 0.0
-    fresh_only = {"name": name, "fresh_share": 1.0, "generated_share": generated_share}
-    never = {"rescue_generation": None, "rescue_fresh_share": None}
-    return cell_config.model_copy(update={"cycle": cell_config.cycle.model_copy(update=fresh_only | never)})
+    cycle = cell_config.cycle
+    fresh_only = {
+        "name": cycle.name if cycle.name in GROWING else "full_synthetic",
+        "fresh_share": 1.0,
+        "fresh_schedule": None,
+        "generated_share": None if cycle.generated_share is None else 0.0,
+    }
+    return cell_config.model_copy(update={"cycle": cycle.model_copy(update=fresh_only)})
 
 
 def dump(config: Config) -> str:
@@ -435,6 +472,8 @@ def _range_of(annotation) -> str:
         return ", ".join(schema["enum"])
     if schema["type"] == "boolean":
         return "true or false"
+    if schema["type"] == "array":
+        return "[[0, share], [generation, share], ...]"
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in signs.items() if bound in schema)
 

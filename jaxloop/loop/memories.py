@@ -1,126 +1,219 @@
-"""Data cycles: which rows train the next generation, each with its provenance.
+"""Memories: which earlier rows train the next generation beside the new ones.
 
-With n rows, D_0 real rows, S_t the n rows sampled from the model of generation t, F_t fresh rows drawn from the
-source for generation t, generated share g and fresh share f (Briesch et al. 2023; formulas reconstructed):
+With n rows, D_0 real rows, S_t the n rows sampled from the model of generation t and F_t fresh rows drawn from the
+source for generation t, the *new* rows of generation t are rows of S_{t-1}, of which the fresh share of that generation
+comes from F_t instead. The paper's four data cycles are four of these memories (Briesch et al. 2023; formulas
+reconstructed; g is its generated share):
 
-    full_synthetic   D_t = S_{t-1}
-    balanced         D_t = equal parts drawn from D_0, S_0, ..., S_{t-1}
+    full_synthetic   D_t = n new rows
+    balanced         D_t = equal parts drawn from D_0, S_0, ..., S_{t-2}, and new rows
     incremental      D_t = (1 - g) n rows of D_{t-1}, drawn without replacement, and g n new rows
     expanding        D_t = D_{t-1} and n new rows
+    window           D_t = the last W of D_0 and the sets of n new rows of each generation
+    subsampled       D_t = n rows drawn without replacement from all that `expanding` would hold (Kazdan et al. 2024)
+    fixed_real       D_t = D_0 and n new rows (Alemohammad et al. 2023)
 
-The *new* rows of a generation are those of S_{t-1} (all of D_t, its newest part, g n, and n). In each cycle a part f
-of the new rows comes from F_t instead. In `expanding` that is the paper's 1 - g.
+A memory of one's own is a class like these, and a line in MEMORIES.
 
-Legend: N rows, T tokens a row.
+Legend: N rows.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from jaxloop.config.schema import CycleSettings
-
-KINDS = ("real", "fresh", "sampled")
-REAL, FRESH, SAMPLED = range(len(KINDS))
-
-
-class Rows(NamedTuple):
-    """Rows of token ids and where each came from."""
-
-    tokens_NxT: np.ndarray  # uint8
-    kind_N: np.ndarray  # uint8, an index into KINDS
-    generation_N: np.ndarray  # int32: fresh rows, the generation drawn for; sampled rows, the model's; real rows, 0
-
-    def take(self, index_N: np.ndarray | slice) -> "Rows":
-        """The rows at these places."""
-        return Rows(*(field[index_N] for field in self))
+from jaxloop.loop.rows import FRESH, REAL, SAMPLED, Rows, draw, join, mark, row_count
 
 
 class Carry(NamedTuple):
     """All that passes from one generation of a loop to the next."""
 
     training: Rows  # D_t
-    archive: Rows  # what a later generation may draw again and D_t does not hold: D_0, S_0, ... in `balanced`
+    archive: Rows  # what a later generation may draw again and D_t need not hold
 
 
-def mark(tokens_NxT: np.ndarray, kind: int, generation: int) -> Rows:
-    """Rows of one provenance."""
-    count = len(tokens_NxT)
-    return Rows(tokens_NxT, np.full(count, kind, np.uint8), np.full(count, generation, np.int32))
+class Memory(Protocol):
+    """Which rows train each generation, of those that have been."""
+
+    def first(self, real: Rows) -> Carry:
+        """The carry of generation 0."""
+
+    def next(
+        self,
+        carry: Carry,
+        generation: int,
+        sampled: Rows,
+        new: Callable[[int], Rows],
+        generator: np.random.Generator,
+    ) -> Carry:
+        """The carry of a generation t >= 1.
+
+        Args:
+          carry: that of generation t - 1.
+          generation: t.
+          sampled: S_{t-1}.
+          new: gives so many new rows, at most n; called once.
+          generator: decides what is drawn from earlier rows.
+        """
+
+    def training_rows(self, generation: int) -> int:
+        """How many rows train a generation."""
+
+    def archived_rows(self, generation: int) -> int:
+        """How many rows the archive of a generation has."""
 
 
-def join(parts: list[Rows]) -> Rows:
-    """All rows of the parts, in order."""
-    return Rows(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+class _Memory:
+    """n rows, and nothing beside them."""
+
+    def __init__(self, settings: CycleSettings):
+        self._rows, self._settings = settings.rows, settings
+
+    def first(self, real: Rows) -> Carry:
+        """The real rows, which the archive holds where there is one."""
+        return Carry(real, real.take(slice(self.archived_rows(0))))
+
+    def training_rows(self, generation: int) -> int:
+        """Always n."""
+        return self._rows
+
+    def archived_rows(self, generation: int) -> int:
+        """None."""
+        return 0
 
 
-def row_count(share: float, rows: int) -> int:
-    """A share of the rows as a whole number, halves rounded up."""
-    return int(np.floor(share * rows + 0.5))
+class FullSynthetic(_Memory):
+    """Nothing is remembered."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """N new rows."""
+        return Carry(new(self._rows), carry.archive)
 
 
-def first(settings: CycleSettings, real_NxT: np.ndarray) -> Carry:
-    """The carry of generation 0: real rows."""
-    real = mark(real_NxT, REAL, 0)
-    return Carry(training=real, archive=real if settings.name == "balanced" else real.take(slice(0)))
+class Incremental(_Memory):
+    """A part of the training rows is replaced in each generation."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """Rows of the generation before, and new ones."""
+        count = row_count(self._settings.new_part, self._rows)
+        return Carry(join([draw(carry.training, self._rows - count, generator), new(count)]), carry.archive)
+
+
+class Expanding(_Memory):
+    """Nothing is forgotten."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """All that has trained before, and n new rows."""
+        return Carry(join([carry.training, new(self._rows)]), carry.archive)
+
+    def training_rows(self, generation: int) -> int:
+        """N more with each generation."""
+        return self._rows * (generation + 1)
+
+
+class Balanced(_Memory):
+    """The real rows and the samples of every generation have equal parts."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """Equal parts of every set before, and of the new rows."""
+        parts = generation + 1
+        # Rows that do not divide evenly go to parts chosen by lot, so every part has the same expected size.
+        counts = np.full(parts, self._rows // parts) + (generator.permutation(parts) < self._rows % parts)
+        sets = [carry.archive.take(slice(part * self._rows, (part + 1) * self._rows)) for part in range(generation)]
+        earlier = [draw(one, count, generator) for one, count in zip(sets, counts, strict=False)]
+        return Carry(join([*earlier, new(counts[-1])]), join([carry.archive, sampled]))
+
+    def archived_rows(self, generation: int) -> int:
+        """D_0, S_0, ..., S_{t-1}."""
+        return self._rows * (generation + 1)
+
+
+class Window(_Memory):
+    """The sets of the last generations are remembered."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """The sets of the window that have been, and n new rows."""
+        kept = self.training_rows(generation) - self._rows
+        before = carry.training.take(slice(len(carry.training.kind_N) - kept, None))
+        return Carry(join([before, new(self._rows)]), carry.archive)
+
+    def training_rows(self, generation: int) -> int:
+        """N of each set in the window."""
+        return self._rows * min(generation + 1, self._settings.window_sets)
+
+
+class Subsampled(_Memory):
+    """Nothing is forgotten, and n rows of it train."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """Rows of all that has been, the new ones with it."""
+        pool = join([carry.archive, new(self._rows)])
+        return Carry(draw(pool, self._rows, generator), pool)
+
+    def archived_rows(self, generation: int) -> int:
+        """The real rows, and n of each generation after."""
+        return self._rows * (generation + 1)
+
+
+class FixedReal(_Memory):
+    """The real rows stay."""
+
+    def next(self, carry, generation, sampled, new, generator) -> Carry:
+        """The real rows, and n new ones."""
+        return Carry(join([carry.training.take(slice(self._rows)), new(self._rows)]), carry.archive)
+
+    def training_rows(self, generation: int) -> int:
+        """N real rows, and n more after generation 0."""
+        return self._rows * min(generation + 1, 2)
+
+
+MEMORIES = {
+    "full_synthetic": FullSynthetic,
+    "balanced": Balanced,
+    "incremental": Incremental,
+    "expanding": Expanding,
+    "window": Window,
+    "subsampled": Subsampled,
+    "fixed_real": FixedReal,
+}
+
+
+def memory_of(settings: CycleSettings) -> Memory:
+    """The memory that a config names."""
+    return MEMORIES[settings.name](settings)
+
+
+def first(settings: CycleSettings, real: np.ndarray) -> Carry:
+    """The carry of generation 0, from n real rows."""
+    return memory_of(settings).first(mark(real, REAL, 0))
 
 
 def following(
     settings: CycleSettings,
     carry: Carry,
     generation: int,
-    sampled_NxT: np.ndarray,
+    sampled: np.ndarray,
     draw_fresh: Callable[[int], np.ndarray],
     generator: np.random.Generator,
 ) -> Carry:
     """The carry of a generation t >= 1.
 
     Args:
-      settings: the cycle and its shares.
+      settings: the memory and the shares.
       carry: that of generation t - 1.
       generation: t.
-      sampled_NxT: S_{t-1}, all n rows that the model of generation t - 1 wrote.
+      sampled: S_{t-1}, all n rows that the model of generation t - 1 wrote.
       draw_fresh: gives that many rows of F_t.
       generator: decides what is drawn from earlier rows.
     """
-    sampled = mark(sampled_NxT, SAMPLED, generation - 1)
+    written = mark(sampled, SAMPLED, generation - 1)
 
-    def new_rows(count: int) -> Rows:
+    def new(count: int) -> Rows:
         fresh_count = row_count(settings.fresh_part(generation), count)
         fresh = mark(draw_fresh(fresh_count), FRESH, generation)
         # Samples are independent, so the first of them are as good a draw as any.
-        return join([sampled.take(slice(count - fresh_count)), fresh])
+        return join([written.take(slice(count - fresh_count)), fresh])
 
-    def draw(rows: Rows, count: int) -> Rows:
-        return rows.take(np.sort(generator.choice(len(rows.kind_N), count, replace=False)))
-
-    rows, archive = settings.rows, carry.archive
-    if settings.name == "full_synthetic":
-        training = new_rows(rows)
-    elif settings.name == "incremental":
-        new_count = row_count(settings.new_part, rows)
-        training = join([draw(carry.training, rows - new_count), new_rows(new_count)])
-    elif settings.name == "expanding":
-        training = join([carry.training, new_rows(rows)])
-    else:
-        parts = generation + 1
-        # Rows that do not divide evenly go to parts chosen by lot, so every part has the same expected size.
-        counts = np.full(parts, rows // parts) + (generator.permutation(parts) < rows % parts)
-        earlier = [
-            draw(archive.take(slice(part * rows, (part + 1) * rows)), count) for part, count in enumerate(counts[:-1])
-        ]
-        training = join([*earlier, new_rows(counts[-1])])
-        archive = join([archive, sampled])
-    return Carry(training, archive)
-
-
-def rows_of_generation(settings: CycleSettings, generation: int) -> int:
-    """Number of rows that train a generation: n, or n (t + 1) in `expanding`."""
-    return settings.rows * (generation + 1 if settings.name == "expanding" else 1)
-
-
-def provenance_counts(rows: Rows) -> list[tuple[str, int, int]]:
-    """(kind, generation, number of rows) for every provenance that occurs, in that order."""
-    pairs, counts = np.unique(np.stack([rows.kind_N, rows.generation_N], axis=1), axis=0, return_counts=True)
-    return [(KINDS[kind], int(generation), int(count)) for (kind, generation), count in zip(pairs, counts, strict=True)]
+    return memory_of(settings).next(carry, generation, written, new, generator)

@@ -132,7 +132,7 @@ def run_loops(
             group = due[: learner.places]
             generations = [generation_of(loop) for loop in group]
             carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
-            training = [carry.training.tokens_NxT for carry in carries]
+            training = [carry.training.points for carry in carries]
             started = learner.start(group, generations, training, list(map(probes, group, generations)))
             keep_finished()
             outcomes, seconds = learner.finish(started, functools.partial(watch, group, min(generations)))

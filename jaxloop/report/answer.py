@@ -26,6 +26,7 @@ from jaxloop.analysis.summary import (
     last_generation,
     paired,
 )
+from jaxloop.config.schema import GROWING
 
 _MOST_RANKED = 8
 _MOST_LINES = 3  # of trends, and of collapsed cells
@@ -34,7 +35,7 @@ _SAME_DATA = 1.1  # times the diversity of other cells' first data: so much is c
 _MARGIN = 0.1  # of the first data's diversity: what a fresh share that is enough may keep less than fresh data only
 _FRESH = "cycle.fresh_share"
 # In which a control differs from its cell.
-_OF_SHARES = ("cycle.generated_share", "cycle.rescue_generation", "cycle.rescue_fresh_share")
+_OF_SHARES = ("cycle.generated_share", "cycle.fresh_schedule")
 
 
 def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
@@ -211,9 +212,9 @@ def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
 
 
 def _healthy(cell: Cell, cells: list[Cell], others: list[str]) -> Cell | None:
-    """The control of a cell: like it in all but its shares; in place of other cycles it runs under full_synthetic."""
+    """The control of a cell: like it in all but its shares; of most memories it is full_synthetic."""
     axes = {axis: cell.axes[axis] for axis in others if axis not in _OF_SHARES}
-    if axes.get("cycle.name", "expanding") != "expanding":
+    if axes.get("cycle.name", GROWING[0]) not in GROWING:
         axes["cycle.name"] = "full_synthetic"
     alike = [other for other in cells if other.control and all(other.axes[axis] == axes[axis] for axis in axes)]
     return next((other for other in alike if len(_final_S(other))), None)

@@ -18,7 +18,7 @@ from jaxloop.learners.placement import device_memory_bytes
 from jaxloop.learners.reference.learner import ReferenceLearner
 from jaxloop.learners.transformer.packing import most_rows
 from jaxloop.learners.transformer.sample import batch_count, chunk_prefixes
-from jaxloop.loop.memories import rows_of_generation
+from jaxloop.loop.memories import memory_of
 from jaxloop.runs import resources
 from jaxloop.runs.programs import Program, weight_count
 from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
@@ -86,7 +86,7 @@ def learner_parts(program: Program, places: int) -> list[Part]:
 def place_parts(config: Config) -> list[Part]:
     """What one loop of a training program takes of its device, or on a CPU of the memory of all."""
     cycle, model, train = config.cycle, config.model, config.train
-    width, rows = model.context_tokens, rows_of_generation(cycle, cycle.generations - 1)
+    width, rows = model.context_tokens, memory_of(cycle).training_rows(cycle.generations - 1)
     row_tokens, on_cpu = train.row_tokens or width, jax.default_backend() == "cpu"
     weights = 4 * weight_count(model)
     # A model that begins is there twice, each time with two moments and as the best one; and the parameters of its
@@ -130,8 +130,8 @@ def _program_part(found: list[Program]) -> Part:
 def carried_rows(config: Config) -> int:
     """Rows that a loop hands on at last: those that train, and those that may train again."""
     cycle = config.cycle
-    archive = cycle.rows * cycle.generations if cycle.name == "balanced" else 0
-    return rows_of_generation(cycle, cycle.generations - 1) + archive
+    archive = memory_of(cycle).archived_rows(cycle.generations - 1)
+    return memory_of(cycle).training_rows(cycle.generations - 1) + archive
 
 
 def _rows_part(found: list[Program]) -> Part:
@@ -159,7 +159,7 @@ def _work_part(found: list[Program]) -> Part:
     for program in found:
         config, language = program.config, program.config.language
         width, rows = config.model.context_tokens, config.cycle.rows
-        trained = rows_of_generation(config.cycle, config.cycle.generations - 1)
+        trained = memory_of(config.cycle).training_rows(config.cycle.generations - 1)
         narrowed = 2 * rows if any(loop.config.cycle.first_mass_share < 1 for loop in program.loops) else 0
         learnt = trained if config.learner.name in ("ngram", "grammar") else trained // 3
         at_work = max(rows + config.measure.held_out_rows, learnt, narrowed)

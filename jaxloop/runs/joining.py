@@ -3,6 +3,7 @@
 Folders are only read, and no lock is taken, so that runs that are under way are summed up as they stand.
 """
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,7 @@ def _flat_settings(loop: Loop) -> dict[str, Any]:
     """Every setting of a loop that decides its results, its seed aside; not a number where it is unset."""
     sections = loop.config.model_dump(exclude=_NO_SETTINGS_OF_A_LOOP) | {"cycle": loop.config.cycle.meaning}
     return {
-        f"{name}.{key}": math.nan if value is None else value
+        f"{name}.{key}": math.nan if value is None else json.dumps(value) if isinstance(value, list) else value
         for name, section in sections.items()
         for key, value in section.items()
     }

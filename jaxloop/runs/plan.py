@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxloop.config.schema import Config, LanguageSettings, Loop, loops
 from jaxloop.learners.reference.learner import ReferenceLearner
-from jaxloop.loop.memories import rows_of_generation
+from jaxloop.loop.memories import memory_of
 from jaxloop.runs.capacity import make_learner, needed_bytes
 from jaxloop.runs.costs import Part, carried_rows, places_of, require_memory
 from jaxloop.runs.environment import prepare
@@ -277,7 +277,7 @@ def _due_share(config: Config, every: int) -> float:
 def _mean_rows(config: Config) -> float:
     """Rows that train a generation, in the mean."""
     last = config.cycle.generations - 1
-    return (rows_of_generation(config.cycle, 0) + rows_of_generation(config.cycle, last)) / 2
+    return (memory_of(config.cycle).training_rows(0) + memory_of(config.cycle).training_rows(last)) / 2
 
 
 def _extended(trials: list[HostTrial], name: str, rows: float) -> float:

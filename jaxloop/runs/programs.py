@@ -4,7 +4,7 @@ import functools
 from typing import NamedTuple
 
 from jaxloop.config.schema import KNOBS, Config, LanguageSettings, Loop, ModelSettings
-from jaxloop.loop.memories import rows_of_generation
+from jaxloop.loop.memories import memory_of
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE
 
@@ -36,7 +36,7 @@ def _what_decides(config: Config) -> tuple:
         if name not in KNOBS
     )
     cycle, measure = config.cycle, config.measure
-    rows = cycle.rows, rows_of_generation(cycle, cycle.generations - 1), measure.held_out_rows
+    rows = cycle.rows, memory_of(cycle).training_rows(cycle.generations - 1), measure.held_out_rows
     return settings, rows, measure.enumerate_every_generations > 0
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxloop.analysis.cells import as_frame
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
-from jaxloop.loop.memories import provenance_counts
+from jaxloop.loop.rows import provenance_counts
 from jaxloop.loop.run_loops import Record, State, run_loops
 from jaxloop.report.answer import answer_lines
 from jaxloop.runs import hosts

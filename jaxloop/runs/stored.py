@@ -22,7 +22,8 @@ from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_text
 from jaxloop.learners.transformer.model import make_model
-from jaxloop.loop.memories import Carry, Rows, rows_of_generation
+from jaxloop.loop.memories import Carry, memory_of
+from jaxloop.loop.rows import Rows
 from jaxloop.loop.run_loops import State
 
 MOST_CONFIG_BYTES = 2**24
@@ -171,12 +172,12 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
       DamageError: it is not what was sealed.
     """
     cycle, tokens = loop.config.cycle, loop.config.model.context_tokens
-    archived = cycle.rows * (generation + 1) if cycle.name == "balanced" else 0
-    counts = {"training": rows_of_generation(cycle, generation), "archive": archived}
+    memory = memory_of(cycle)
+    counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}
     expected = {"sampled_NxT": (np.uint8, (cycle.rows, tokens))}
     for name, count in counts.items():
         expected |= {
-            f"{name}.tokens_NxT": (np.uint8, (count, tokens)),
+            f"{name}.points": (np.uint8, (count, tokens)),
             f"{name}.kind_N": (np.uint8, (count,)),
             f"{name}.generation_N": (np.int32, (count,)),
         }

@@ -20,7 +20,7 @@ from jaxloop.learners.transformer.sample import Batches
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop import memories
 from jaxloop.loop.keys import Purpose, host_generator
-from jaxloop.loop.memories import rows_of_generation
+from jaxloop.loop.memories import memory_of
 from jaxloop.loop.run_loops import Record, State, next_carry
 from jaxloop.runs import runner
 from jaxloop.runs.costs import expression_count
@@ -57,8 +57,8 @@ class DeviceTrial:
         # Validation rows grow with the training rows, on average to so many times those of generation 0.
         cycle = program.config.cycle
         generations = range(cycle.generations)
-        mean_rows = np.mean([rows_of_generation(cycle, generation) for generation in generations])
-        self._growth = float(mean_rows / rows_of_generation(cycle, 0))
+        mean_rows = np.mean([memory_of(cycle).training_rows(generation) for generation in generations])
+        self._growth = float(mean_rows / memory_of(cycle).training_rows(0))
         # Of each probe, the share of the generations in which it is asked for.
         asked = [probes(computed[0], generation) for generation in generations]
         self._due = {name: float(np.mean([name in names for names in asked])) for name in self._probes[0]}
@@ -170,10 +170,10 @@ class _Small:
         self.carry = next_carry(self.loop, None, source)
         learner = ReferenceLearner(language_of(config.language))
         self._probes = self.yardsticks.probes(learner)
-        started = learner.start([self.loop], [0], [self.carry.training.tokens_NxT], [self._probes(self.loop, 0)])
+        started = learner.start([self.loop], [0], [self.carry.training.points], [self._probes(self.loop, 0)])
         (outcome,), self.seconds = learner.finish(started, lambda share: None)
         if self.trains:  # What a model writes is about as different as what the source does.
-            outcome = outcome._replace(sampled_NxT=self.carry.training.tokens_NxT)
+            outcome = outcome._replace(sampled_NxT=self.carry.training.points)
         self.record = Record(self.loop, State(0, self.carry, outcome.sampled_NxT), outcome, self.seconds)
 
     def without(self, *probes: str) -> Record:
@@ -197,7 +197,7 @@ def host_trial(loop: Loop, rows: int) -> HostTrial:
     spent = min((_Small(loop, rows, 0).seconds for _ in range(_REPEATS)), key=lambda one: one.train + one.sample)
 
     of_samples = _seconds(lambda: measures.diversity(record.state.sampled_NxT))
-    of_training = _seconds(lambda: measures.diversity(training.tokens_NxT))
+    of_training = _seconds(lambda: measures.diversity(training.points))
     trained = _seconds(lambda: measures.measure_training(record.state.sampled_NxT, training)) - of_training
     everything, usual = (
         _seconds(lambda one=one: runner.tables_of(one, yardsticks)) - 2 * of_samples - of_training - trained
@@ -260,7 +260,7 @@ def pair_counts(loop: Loop) -> tuple[float, float]:
     """
     config, cycle = loop.config, loop.config.cycle
     generations = min(cycle.generations, _MOST_GENERATIONS)
-    in_all = sum(rows_of_generation(cycle, generation) for generation in range(generations))
+    in_all = sum(memory_of(cycle).training_rows(generation) for generation in range(generations))
     rows = min(cycle.rows, max(cycle.rows * _MOST_ROWS // in_all, 10))
     less = cycle.model_copy(update={"rows": rows})
     config = config.model_copy(update={"cycle": less})
@@ -286,7 +286,7 @@ def pair_counts(loop: Loop) -> tuple[float, float]:
                 return numbers(source.fresh_rows(config, loop.seed, generation, count))
 
             carry = memories.following(less, carry, generation, written_Nx1, fresh, chance)
-        trained_Nx1 = carry.training.tokens_NxT
+        trained_Nx1 = carry.training.points
         if config.learner.name == "resample":
             written_Nx1 = trained_Nx1[chance.integers(len(trained_Nx1), size=rows)]
         else:

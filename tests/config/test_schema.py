@@ -2,6 +2,7 @@
 
 import itertools
 import tomllib
+import typing
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from jaxloop.errors import InputError
 from jaxloop.systems.logic.language import Language
 
 PRESETS = sorted(path.stem for path in preset_folder().glob("*.toml"))
+
+MEMORIES = typing.get_args(CycleSettings.model_fields["name"].annotation)
 
 
 def refused(source, *overrides):
@@ -82,7 +85,7 @@ def test_every_question_is_asked_at_the_paper_s_scale_too(name):
     for loop in loops(large):
         assert loop.config.cycle.generations == 50 and loop.config.train.steps == paper.train.steps
         assert loop.config.cycle.rows >= 1000 and loop.config.model.width >= 192
-        assert (loop.config.cycle.rescue_generation or 1) < 50
+        assert all(begin < 50 for begin, _ in loop.config.cycle.fresh_schedule or ())
     assert set(large.axes) == set(small.axes)
 
 
@@ -252,10 +255,11 @@ def test_controls_are_the_cells_on_fresh_data_only():
     )
 
 
-@pytest.mark.parametrize("cycle", ["full_synthetic", "balanced", "incremental", "expanding"])
+@pytest.mark.parametrize("cycle", MEMORIES)
 def test_the_control_of_every_cycle_never_trains_on_a_sample(cycle):
     """Catches the control of a cycle that draws from earlier generations: their rows would be samples."""
-    from jaxloop.loop.memories import SAMPLED, first, following
+    from jaxloop.loop.memories import first, following
+    from jaxloop.loop.rows import SAMPLED
 
     shares = "grid.cycle.generated_share=[0.5,0.9]"
     config = load("quick", [f"cycle.name={cycle}", "cycle.rows=20", "grid={}", shares, "learner.name=transformer"])
@@ -268,7 +272,8 @@ def test_the_control_of_every_cycle_never_trains_on_a_sample(cycle):
             control.config.cycle, carry, generation, rows_NxT, lambda count: rows_NxT[:count], np.random.default_rng(0)
         )
         assert not np.any(carry.training.kind_N == SAMPLED)
-        assert len(carry.training.kind_N) == (20 * (generation + 1) if cycle == "expanding" else 20)
+        sets = {"expanding": generation + 1, "window": min(generation + 1, 3), "fixed_real": 2}
+        assert len(carry.training.kind_N) == 20 * sets.get(cycle, 1)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +359,8 @@ RANGES = {
     "cycle.fresh_share": ("-0.1", "1.01", "2"),
     "cycle.generated_share": ("-0.1", "1.01"),
     "cycle.name": ("synthetic", '""'),
-    "cycle.rescue_generation": ("-1", "0", "100_001", "5"),
-    "cycle.rescue_fresh_share": ("-0.1", "1.01", "0.5"),
+    "cycle.fresh_schedule": ("[]", "[[0, 1.01]]", "[[0, -0.1]]", "[[1, 0.5]]", "[[0, 0.5], [0, 0.6]]", "[[0.5, 0.5]]"),
+    "cycle.window_generations": ("-1", "0", "100_001"),
     "cycle.first_mass_share": ("0", "0.009", "1.01", "nan"),
     "model.layers": ("0", "101"),
     "model.heads": ("0", "-4"),
@@ -407,7 +412,7 @@ TRUTHS = ("language.only_true", "controls")
 NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
 FLOATS = [*KNOBS, "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]
 FLOATS += ["train.clip_norm", "train.validation_share", "measure.alive_share"]
-FLOATS += ["cycle.first_mass_share", "cycle.rescue_fresh_share"]
+FLOATS += ["cycle.first_mass_share", "cycle.fresh_schedule"]
 
 
 @pytest.mark.parametrize(
@@ -605,7 +610,7 @@ GRIDS = [
     {"sample.temperature": [0.5, 2], "cycle": FOUR[:3], "cycle.fresh_share": [0.0, 0.5]},
     {"model": [{"width": 32}, {"layers": 1, "width": 64, "heads": 4}], "train.learning_rate": [0.1]},
     {"learner": [{"name": "resample"}, {"name": "ngram", "order": 2}], "language.only_true": [True, False]},
-    {"cycle": [{"rescue_generation": 3, "rescue_fresh_share": 0.5}, {"first_mass_share": 0.5}], "train.steps": [5, 7]},
+    {"cycle": [{"fresh_schedule": [[0, 0.0], [3, 0.5]]}, {"first_mass_share": 0.5}], "train.steps": [5, 7]},
     {"measure": [{"alive_share": 0.5, "held_out_rows": 20}, {"alive_share": 0.25}], "sample": [{"batch_rows": 7}]},
 ]
 every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "+".join(grid) or "none")
@@ -711,8 +716,8 @@ def test_a_cell_that_is_a_control_needs_none(file):
     assert len(loops(gridded(file, {"cycle": tables}, controls=True))) == 8
     assert len(loops(gridded(file, {"cycle": tables[2:]}, controls=True))) == 4
     # However it comes to train on fresh rows alone.
-    rescued = {"rescue_generation": 1, "rescue_fresh_share": 1.0}
-    for table in ({"generated_share": 0.0}, rescued, {"name": "expanding", **rescued}):
+    scheduled = {"fresh_schedule": [[0, 0.0], [1, 1.0]]}
+    for table in ({"generated_share": 0.0}, scheduled, {"name": "expanding", **scheduled}):
         assert len(loops(gridded(file, {"cycle": [table]}, controls=True))) == 2
     # The control of a cell with another language is another loop.
     grid = {"cycle": tables[:3], "language.max_depth": [1, 2]}
@@ -725,7 +730,7 @@ def test_a_cell_that_is_a_control_needs_none(file):
     [
         (FOUR, 6),  # full_synthetic and balanced leave generated_share unset, incremental has it
         ([{"generated_share": 0.0}, {"generated_share": 0.5}], 2),
-        ([{"fresh_share": 1.0, "rescue_generation": 13, "rescue_fresh_share": 0.5}], 1),  # the 13th never comes
+        ([{"fresh_schedule": [[0, 1.0], [13, 0.5]]}], 1),  # the 13th never comes
     ],
 )
 def test_no_control_is_trained_twice(tables, expected, file):
@@ -733,11 +738,15 @@ def test_no_control_is_trained_twice(tables, expected, file):
     assert len(loops(gridded(file, {"cycle": tables}, controls=True, seeds=[0]))) == expected
 
 
-def test_the_control_of_a_rescue_is_not_rescued(file):
-    """Catches a control that takes samples after all, or one control for each time of rescue."""
-    tables = [{"rescue_generation": generation, "rescue_fresh_share": 0.5} for generation in (2, 5)]
+def test_the_control_of_a_schedule_has_none(file):
+    """Catches a control that takes samples after all, or one control for each schedule."""
+    tables = [{"fresh_schedule": [[0, 0.0], [generation, 0.5]]} for generation in (2, 5)]
     found = loops(gridded(file, {"cycle": tables}, controls=True, seeds=[0]))
-    assert [tuple(loop.axes.values()) for loop in found] == [(2, 0.5), (5, 0.5), (None, None)]
+    assert [tuple(loop.axes.values()) for loop in found] == [
+        ("[[0, 0.0], [2, 0.5]]",),
+        ("[[0, 0.0], [5, 0.5]]",),
+        (None,),
+    ]
     assert found[2].config.cycle.fresh_only
     assert found[2].config.cycle.fresh_share == 1
 
@@ -890,42 +899,29 @@ def test_a_preset_without_a_scale_takes_none(name):
     assert "no scale of its own" in refused(name, "scale=quick")
 
 
-# Rescue by fresh data
+# Schedules of the fresh share
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["cycle.rescue_generation=3"], ("belong together", "rescue_fresh_share is not set")),
-        (["cycle.rescue_fresh_share=0.5"], ("belong together", "rescue_generation is not set")),
-        (["cycle.rescue_fresh_share=0.0"], ("belong together", "rescue_generation is not set")),
-        (["cycle.rescue_generation=0", "cycle.rescue_fresh_share=0.5"], ("rescue_generation", "greater than")),
+        (["cycle.fresh_schedule=[[3, 0.5]]"], "its generations must rise from 0, and are [3]; write [[0, share], "),
+        (["cycle.fresh_schedule=[[0, 0.5], [4, 0.1], [4, 0.2]]"], "must rise from 0, and are [0, 4, 4]"),
+        (["cycle.fresh_schedule=[[0, 0.5]]", "grid={}", "cycle.fresh_share=0.5"], "set one of them only"),
+        (["cycle.fresh_schedule=[[0, 0.5]]", "grid={}", "cycle.generated_share=0.5"], "leave it to fresh_schedule"),
+        (["cycle.window_generations=2"], "window_generations belongs to the memory 'window', and name is"),
     ],
 )
-def test_half_a_rescue_is_refused(settings, said):
-    """Catches a rescue that never comes because one of its two settings is missing; a share of 0 counts as set."""
-    message = refused("quick", *settings)
-    assert all(part in message for part in said)
+def test_what_does_not_go_together_is_refused(settings, said):
+    """Catches a schedule that says nothing of the first generations, two words for one thing, a setting without use."""
+    assert said in refused("quick", *settings)
 
 
-@pytest.mark.parametrize("rescue", [0.0, 0.75, 1.0])
-@pytest.mark.parametrize("begin", [1, 2, 7])
-@pytest.mark.parametrize(
-    ("name", "shares", "before"),
-    [
-        ("full_synthetic", {}, 0.0),
-        ("balanced", {"fresh_share": 0.25}, 0.25),
-        ("expanding", {"generated_share": 0.75}, 0.25),
-        ("incremental", {"generated_share": 0.75}, 0.0),
-        ("incremental", {"fresh_share": 0.5, "generated_share": 0.75}, 0.5),
-    ],
-)
-def test_fresh_part_changes_at_the_rescue(name, shares, before, begin, rescue):
-    """Catches a rescue that comes one generation early or late, or not in every cycle; and one to a share of zero."""
-    settings = CycleSettings(name=name, **shares, rescue_generation=begin, rescue_fresh_share=rescue)
-    parts = [settings.fresh_part(generation) for generation in range(1, 10)]
-    assert parts == [before] * (begin - 1) + [rescue] * (10 - begin)
-    assert settings.new_part == shares.get("generated_share", 0.5)
+@pytest.mark.parametrize("name", MEMORIES)
+def test_fresh_part_changes_where_the_schedule_says(name):
+    """Catches a change that comes one generation early or late, or not in every memory; and one to a share of zero."""
+    settings = CycleSettings(name=name, fresh_schedule=[[0, 0.25], [1, 0.5], [4, 0.0], [7, 1.0]])
+    assert [settings.fresh_part(generation) for generation in range(9)] == [0.25, *[0.5] * 3, *[0.0] * 3, *[1.0] * 2]
 
 
 @pytest.mark.parametrize(
@@ -938,12 +934,12 @@ def test_fresh_part_changes_at_the_rescue(name, shares, before, begin, rescue):
         ({"fresh_share": 1.0, "name": "balanced"}, False),
         ({"fresh_share": 1.0, "name": "incremental"}, False),
         ({"fresh_share": 0.99}, False),
-        ({"rescue_generation": 1, "rescue_fresh_share": 1.0}, True),
-        ({"rescue_generation": 2, "rescue_fresh_share": 1.0}, False),
-        ({"fresh_share": 1.0, "rescue_generation": 2, "rescue_fresh_share": 1.0}, True),
-        ({"fresh_share": 1.0, "rescue_generation": 2, "rescue_fresh_share": 0.5}, False),
-        ({"fresh_share": 1.0, "rescue_generation": 9, "rescue_fresh_share": 0.5, "generations": 10}, False),
-        ({"rescue_generation": 2, "rescue_fresh_share": 1.0, "name": "expanding"}, False),
+        ({"fresh_schedule": [[0, 0.0], [1, 1.0]]}, True),
+        ({"fresh_schedule": [[0, 0.0], [2, 1.0]]}, False),
+        ({"fresh_schedule": [[0, 1.0], [2, 1.0]]}, True),
+        ({"fresh_schedule": [[0, 1.0], [2, 0.5]]}, False),
+        ({"fresh_schedule": [[0, 1.0], [9, 0.5]], "generations": 10}, False),
+        ({"fresh_schedule": [[0, 0.0], [2, 1.0]], "name": "expanding"}, False),
     ],
 )
 def test_fresh_only_is_no_sample_ever(settings, expected):
@@ -1035,7 +1031,7 @@ def test_dump_writes_every_default_out():
     table = tomllib.loads(dump(load("quick")))
     written = {"controls"} & table.keys()
     written |= {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
-    unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.rescue_generation", "cycle.rescue_fresh_share"}
+    unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.fresh_schedule", "cycle.window_generations"}
     assert {row[0] for row in describe()} - unset - {"seeds"} <= written
     assert table["seeds"] == [0]
 
@@ -1084,12 +1080,12 @@ def test_a_grid_that_nobody_could_wait_for_is_refused():
 SAME_ROWS = [
     # Two ways of setting one share; a share that no generation uses; new rows that there are none of.
     ("name = 'expanding', generated_share = 0.75", "name = 'expanding', fresh_share = 0.25"),
-    ("fresh_share = 0.5", "fresh_share = 0.1, rescue_generation = 1, rescue_fresh_share = 0.5"),
-    ("fresh_share = 0.5", "fresh_share = 0.5, rescue_generation = 2, rescue_fresh_share = 0.5"),
-    ("fresh_share = 0.5", "fresh_share = 0.5, rescue_generation = 13, rescue_fresh_share = 1.0"),
+    ("fresh_share = 0.5", "fresh_schedule = [[0, 0.1], [1, 0.5]]"),
+    ("fresh_share = 0.5", "fresh_schedule = [[0, 0.5], [2, 0.5]]"),
+    ("fresh_share = 0.5", "fresh_schedule = [[0, 0.5], [13, 1.0]]"),
     (
         "name = 'incremental', generated_share = 0.0, fresh_share = 0.5",
-        "name = 'incremental', generated_share = 0.0, rescue_generation = 3, rescue_fresh_share = 0.5",
+        "name = 'incremental', generated_share = 0.0, fresh_schedule = [[0, 0.0], [3, 0.5]]",
     ),
     ("name = 'incremental'", "name = 'incremental', generated_share = 0.5, fresh_share = 0.0"),
 ]
@@ -1111,9 +1107,9 @@ def test_settings_that_mean_other_rows_are_two_cells():
     settings = ["learner.name=resample", "controls=false", "cycle.generations=13"]
     different = [
         "fresh_share = 0.5",
-        "fresh_share = 0.5, rescue_generation = 12, rescue_fresh_share = 1.0",
-        "fresh_share = 0.5, rescue_generation = 11, rescue_fresh_share = 1.0",
-        "fresh_share = 0.1, rescue_generation = 2, rescue_fresh_share = 0.5",
+        "fresh_schedule = [[0, 0.5], [12, 1.0]]",
+        "fresh_schedule = [[0, 0.5], [11, 1.0]]",
+        "fresh_schedule = [[0, 0.1], [2, 0.5]]",
         "name = 'incremental', fresh_share = 0.5",
         "name = 'incremental', fresh_share = 0.5, generated_share = 0.25",
     ]
@@ -1128,12 +1124,12 @@ def test_the_meaning_of_a_cycle_is_what_each_generation_gets():
         (None, 0.0, 0.5, 1.0),
         (1, 2, 3, 9),
     )
-    rescues = [(None, None), *itertools.product(times, (0.0, 0.5))]
+    schedules = [None, *([[0, 0.5], [begin, share]] for begin, share in itertools.product(times, (0.0, 0.5)))]
     met = set()
-    for name, fresh, generated, rescue, last in itertools.product(names, shares, shares, rescues, (1, 2, 4)):
+    for name, fresh, generated, schedule, last in itertools.product(names, shares, shares, schedules, (1, 2, 4)):
         given = {"fresh_share": fresh, "generated_share": generated, "generations": last}
         try:
-            one = CycleSettings(name=name, **given, rescue_generation=rescue[0], rescue_fresh_share=rescue[1])
+            one = CycleSettings(name=name, **given, fresh_schedule=schedule)
         except ValidationError:
             continue
         new = one.new_part if name == "incremental" else None

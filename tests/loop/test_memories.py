@@ -1,7 +1,8 @@
-"""Data cycles: closed forms of what trains each generation, with rows that say themselves where they come from."""
+"""Memories: closed forms of what trains each generation, with rows that say themselves where they come from."""
 
 import functools
 import math
+import typing
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from jaxloop.config.schema import CycleSettings
 from jaxloop.loop import memories
-from jaxloop.loop.memories import FRESH, KINDS, REAL, SAMPLED
+from jaxloop.loop.rows import FRESH, KINDS, REAL, SAMPLED, provenance_counts, row_count
 
 GENERATIONS, ROWS = 10, 60
 
@@ -25,7 +26,7 @@ def tagged(kind, generation, count):
 
 def tags(rows):
     """(kind, generation, number) of each row, from its tokens alone."""
-    kind, generation, high, low = rows.tokens_NxT.astype(int).T
+    kind, generation, high, low = rows.points.astype(int).T
     return list(zip(kind.tolist(), generation.tolist(), (256 * high + low).tolist(), strict=True))
 
 
@@ -66,6 +67,9 @@ ALL = [
         "balanced": (None,),
         "incremental": (None, 0.0, 0.1, 0.9, 1.0),
         "expanding": (None,),
+        "window": (None,),
+        "subsampled": (None,),
+        "fixed_real": (None,),
     }.items()
     for fresh in (None, 0.0, 0.1, 0.5, 1.0)
     for generated in generated_shares
@@ -86,18 +90,21 @@ def test_provenance_is_that_of_the_tokens(settings):
         for rows in carry:
             stated = list(zip(rows.kind_N.tolist(), rows.generation_N.tolist(), strict=True))
             assert stated == [tag[:2] for tag in tags(rows)]
-            assert (rows.tokens_NxT.dtype, rows.kind_N.dtype, rows.generation_N.dtype) == (np.uint8, np.uint8, np.int32)
+            assert (rows.points.dtype, rows.kind_N.dtype, rows.generation_N.dtype) == (np.uint8, np.uint8, np.int32)
         for kind, source in sources(carry.training):
             assert {REAL: source == 0, FRESH: 1 <= source <= generation, SAMPLED: 0 <= source < generation}[kind]
 
 
 @every_cycle
 def test_sizes(settings):
-    """Catches a generation with too few or too many rows: shapes are fixed by `rows_of_generation`."""
+    """Catches a generation with too few or too many rows: shapes, and what a checkpoint may hold, are fixed by them."""
+    memory = memories.memory_of(settings)
     for generation, carry in enumerate(history(settings)):
-        expected = settings.rows * (generation + 1 if settings.name == "expanding" else 1)
-        assert memories.rows_of_generation(settings, generation) == expected
-        assert len(carry.training.tokens_NxT) == len(carry.training.kind_N) == expected
+        sets = {"expanding": generation + 1, "window": min(generation + 1, 3), "fixed_real": min(generation + 1, 2)}
+        assert memory.training_rows(generation) == settings.rows * sets.get(settings.name, 1)
+        assert len(carry.training.points) == len(carry.training.kind_N) == memory.training_rows(generation)
+        archived = generation + 1 if settings.name in ("balanced", "subsampled") else 0
+        assert len(carry.archive.points) == memory.archived_rows(generation) == settings.rows * archived
 
 
 @every_cycle
@@ -123,7 +130,7 @@ def test_callers_arrays_are_not_changed(settings):
 def test_provenance_counts(settings):
     """Catches a table of provenance that loses rows, confuses kinds, or is not in order."""
     for carry in history(settings):
-        table = memories.provenance_counts(carry.training)
+        table = provenance_counts(carry.training)
         assert sum(count for _, _, count in table) == len(carry.training.kind_N)
         found = [((KINDS.index(kind), generation), count) for kind, generation, count in table]
         assert found == sorted(sources(carry.training).items())
@@ -148,7 +155,8 @@ def test_fresh_rows_are_asked_for_once(settings):
     sampled = tagged(SAMPLED, 4, settings.rows)
     after = memories.following(settings, carry, 5, sampled, draw_fresh, np.random.default_rng(0))
     assert len(asked) <= 1
-    assert sum(asked) == sources(after.training)[FRESH, 5]
+    held = after.archive if settings.name == "subsampled" else after.training
+    assert sum(asked) == sources(held)[FRESH, 5]
 
 
 def new_counts(settings, generation):
@@ -264,7 +272,7 @@ def test_expanding_adds_exact_shares(generated):
         assert generation == 0 or set(tags(carries[generation - 1].training)) < set(tags(carry.training))
 
 
-@pytest.mark.parametrize("name", ["full_synthetic", "balanced", "expanding"])
+@pytest.mark.parametrize("name", sorted(set(memories.MEMORIES) - {"incremental"}))
 def test_generated_share_is_the_rest_of_the_fresh_share(name):
     """Catches two names for the same knob that mean different things."""
     by_fresh, by_generated, by_both = (
@@ -274,7 +282,7 @@ def test_generated_share_is_the_rest_of_the_fresh_share(name):
     assert by_fresh == by_generated == by_both
 
 
-@pytest.mark.parametrize("name", ["full_synthetic", "expanding", "incremental"])
+@pytest.mark.parametrize("name", sorted(set(memories.MEMORIES) - {"balanced"}))
 def test_fresh_share_of_one_admits_no_sampled_row(name):
     """Catches a sampled row in the control that is trained on real data only."""
     for carry in history(settings_of(name, 1.0)):
@@ -282,29 +290,75 @@ def test_fresh_share_of_one_admits_no_sampled_row(name):
 
 
 @pytest.mark.parametrize("fresh", [None, 0.0])
-@pytest.mark.parametrize("name", ["full_synthetic", "balanced", "incremental", "expanding"])
+@pytest.mark.parametrize("name", memories.MEMORIES)
 def test_fresh_share_of_zero_admits_no_fresh_row(name, fresh):
     """Catches fresh rows in the loop that is to have none, which is the default."""
     for carry in history(settings_of(name, fresh)):
         assert not (carry.training.kind_N == FRESH).any()
 
 
-@pytest.mark.parametrize("rescue", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("later", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("begin", [1, 4])
-@pytest.mark.parametrize("name", ["full_synthetic", "balanced", "incremental", "expanding"])
-def test_a_rescue_changes_the_fresh_rows_from_its_generation_on(name, begin, rescue):
-    """Catches a rescue that a cycle leaves out, that comes a generation early or late, or draws other old rows."""
+@pytest.mark.parametrize("name", sorted(set(memories.MEMORIES) - {"subsampled"}))
+def test_a_schedule_changes_the_fresh_rows_from_its_generation_on(name, begin, later):
+    """Catches a change that a memory leaves out, that comes a generation early or late, or draws other old rows."""
     plain = settings_of(name, 0.25)
-    rescued = plain.model_copy(update={"rescue_generation": begin, "rescue_fresh_share": rescue})
-    carries = list(zip(history(plain), history(rescued), strict=True))
+    scheduled = CycleSettings(name=name, rows=ROWS, fresh_schedule=[[0, 0.25], [begin, later]])
+    carries = list(zip(history(plain), history.__wrapped__(scheduled), strict=True))
     for generation, (before, after) in enumerate(carries):
         same = [tags(rows) for rows in before] == [tags(rows) for rows in after]
         assert same == (generation < begin), generation
         if generation:
-            new = sum(new_counts(plain, generation))
-            assert sum(new_counts(rescued, generation)) == new
-            share = rescue if generation >= begin else 0.25
-            assert new_counts(rescued, generation)[1] == math.floor(share * new + 0.5)
+            new, found = sum(new_counts(plain, generation)), sources(after.training)
+            assert found[SAMPLED, generation - 1] + found[FRESH, generation] == new
+            share = later if generation >= begin else 0.25
+            assert found[FRESH, generation] == math.floor(share * new + 0.5)
+
+
+@pytest.mark.parametrize("sets", [1, 2, 3, 20])
+def test_window_holds_the_last_sets(sets):
+    """Catches a set too many or too few, an old one that stays, or a window that forgets the newest."""
+    settings = CycleSettings(name="window", rows=ROWS, fresh_share=0.25, window_generations=sets)
+    same = settings_of("full_synthetic" if sets == 1 else "expanding", 0.25)
+    for generation, (carry, other) in enumerate(zip(history.__wrapped__(settings), history(same), strict=True)):
+        expected = Counter({(REAL, 0): ROWS}) if generation < sets else Counter()
+        for later in range(max(1, generation - sets + 1), generation + 1):
+            expected.update({(SAMPLED, later - 1): 45, (FRESH, later): 15})
+        assert sources(carry.training) == expected
+        if sets in (1, 20):  # nothing is remembered, or nothing forgotten
+            assert tags(carry.training) == tags(other.training)
+
+
+def test_fixed_real_keeps_the_real_rows():
+    """Catches real rows that are drawn from, or old samples that stay beside them."""
+    for generation, carry in enumerate(history(settings_of("fixed_real", 0.25))[1:], start=1):
+        assert tags(carry.training)[:ROWS] == [(REAL, 0, number) for number in range(ROWS)]
+        assert sources(carry.training) == Counter(
+            {(REAL, 0): ROWS, (SAMPLED, generation - 1): 45, (FRESH, generation): 15}
+        )
+
+
+def test_subsampled_draws_from_all_that_has_been():
+    """Catches a pool that loses rows, and a draw that favours the newest or the oldest: n of (t + 1) n, each alike."""
+    settings, seeds, generation = settings_of("subsampled", 0.25), 600, 3
+    before, pools = history(settings)[generation - 1], history(settings_of("expanding", 0.25))
+    drawn = Counter()
+    for seed in range(seeds):
+        carry = step(settings, before, generation, seed)
+        assert tags(carry.archive) == tags(pools[generation].training)
+        drawn.update(tags(carry.training))
+    assert sum(drawn.values()) == seeds * ROWS and drawn.keys() <= set(tags(pools[generation].training))
+    part = 1 / (generation + 1)
+    deviation = [
+        (drawn[tag] - seeds * part) / math.sqrt(seeds * part * (1 - part)) for tag in tags(pools[generation].training)
+    ]
+    assert max(map(abs, deviation)) < 4.5
+    assert sum(value**2 for value in deviation) < 330  # chi-square, 240 degrees: exceeded with probability 1e-4
+
+
+def test_every_memory_that_the_settings_name_is_there():
+    """Catches a name that the schema allows and nothing computes, or the other way round."""
+    assert list(memories.MEMORIES) == list(typing.get_args(CycleSettings.model_fields["name"].annotation))
 
 
 @pytest.mark.parametrize(
@@ -313,4 +367,4 @@ def test_a_rescue_changes_the_fresh_rows_from_its_generation_on(name, begin, res
 )
 def test_row_count_rounds_halves_up(share, rows, expected):
     """Catches truncation and rounding to even: 0.29 * 100 is 28.999999999999996 in binary."""
-    assert memories.row_count(share, rows) == expected
+    assert row_count(share, rows) == expected

@@ -223,12 +223,11 @@ def test_a_run_can_be_made_longer(tmp_path, cycle, learner):
 
 
 def test_a_longer_run_of_other_cells_is_refused(tmp_path):
-    """With a rescue after its end a loop is a control; made longer, it is none any more."""
-    rescued = ("learner.name=resample", "grid={}", "cycle.fresh_share=1.0", "cycle.rescue_generation=3")
-    rescued = (*rescued, "cycle.rescue_fresh_share=0.5")
-    run_tiny(tmp_path / "run", *rescued, "cycle.generations=3")
+    """With a change of its schedule after its end a loop is a control; made longer, it is none any more."""
+    scheduled = ("learner.name=resample", "grid={}", "cycle.fresh_schedule=[[0, 1.0], [3, 0.5]]")
+    run_tiny(tmp_path / "run", *scheduled, "cycle.generations=3")
     with pytest.raises(InputError, match=r"was made with other settings \(cycle\.generations: 3 -> 5\)"):
-        run_tiny(tmp_path / "run", *rescued, "cycle.generations=5")
+        run_tiny(tmp_path / "run", *scheduled, "cycle.generations=5")
 
 
 def planted(path: Path, victim: Path) -> None:

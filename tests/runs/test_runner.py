@@ -382,7 +382,7 @@ def test_starting_anew_leaves_nothing_of_the_old_answer(tmp_path):
 
 
 MIXED = (
-    "grid={'cycle' = [{name = 'full_synthetic', rescue_generation = 2, rescue_fresh_share = 0.5}, "
+    "grid={'cycle' = [{name = 'full_synthetic', fresh_schedule = [[0, 0.0], [2, 0.5]]}, "
     "{name = 'incremental', generated_share = 0.25}, {name = 'expanding'}], 'language.max_depth' = [1, 2]}"
 )
 SUMMED = "measure.enumerate_every_generations=2"
@@ -397,14 +397,14 @@ def mixed(tmp_path_factory):
 
 def test_a_mixed_grid_has_every_column_for_every_loop(mixed):
     """Catches columns of the first program or cell for all, and a number or a word where a setting is unset."""
-    columns = ["name", "rescue_generation", "rescue_fresh_share", "generated_share"]
+    columns = ["name", "fresh_schedule", "generated_share"]
     columns = [*(f"cycle.{name}" for name in columns), "language.max_depth"]
     rows = read(mixed)
-    assert list(rows[0])[:8] == ["loop", "seed", "generation", *columns]
+    assert list(rows[0])[:7] == ["loop", "seed", "generation", *columns]
     cells = [
-        ["full_synthetic", "2", "0.5", ""],
-        ["incremental", "", "", "0.25"],
-        ["expanding", "", "", ""],
+        ["full_synthetic", "[[0, 0.0], [2, 0.5]]", ""],
+        ["incremental", "", "0.25"],
+        ["expanding", "", ""],
     ]
     expected = [
         (str(2 * place + depth - 1), str(generation), *cell, str(depth))

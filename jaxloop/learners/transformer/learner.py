@@ -21,7 +21,8 @@ from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
 from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
 from jaxloop.loop.keys import Purpose, device_key, host_generator
-from jaxloop.loop.memories import row_count, rows_of_generation
+from jaxloop.loop.memories import memory_of
+from jaxloop.loop.rows import row_count
 from jaxloop.loop.run_loops import Outcome, Seconds
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.vocabulary import EOS
@@ -82,7 +83,7 @@ class TransformerLearner:
         self.devices = self.places // self.loops_per_device
         self.shape = choose_shape(config)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
-        self._capacities = self._split_sizes(rows_of_generation(cycle, cycle.generations - 1))
+        self._capacities = self._split_sizes(memory_of(cycle).training_rows(cycle.generations - 1))
 
         model = make_model(config.model)
         begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)

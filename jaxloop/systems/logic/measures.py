@@ -14,7 +14,7 @@ from rapidfuzz.process import cdist
 
 from jaxloop.errors import InputError
 from jaxloop.learners.placement import measuring_device
-from jaxloop.loop.memories import KINDS, Rows
+from jaxloop.loop.rows import KINDS, Rows
 from jaxloop.systems.logic.judge import (
     EMPTY,
     INVALID,
@@ -147,14 +147,14 @@ def measure_structure(tokens_NxT: np.ndarray, judgement: Judgement, due: bool = 
 
 def measure_training(tokens_NxT: np.ndarray, training: Rows) -> dict[str, float]:
     """What is measured of the rows that trained a model, and of its samples beside them."""
-    known = set(map(bytes, unique_rows(training.tokens_NxT)[0]))
+    known = set(map(bytes, unique_rows(training.points)[0]))
     tokens_UxT, _, counts_U = unique_rows(tokens_NxT)
     seen = sum(int(count) for row, count in zip(tokens_UxT, counts_U, strict=True) if bytes(row) in known)
     rows = len(training.kind_N)
     return {
         "seen_in_training_share": seen / len(tokens_NxT),
         "training_rows": rows,
-        "training_diversity": diversity(training.tokens_NxT),
+        "training_diversity": diversity(training.points),
         "training_unique_share": len(known) / rows,
         **{f"{name}_rows_share": np.count_nonzero(training.kind_N == kind) / rows for kind, name in enumerate(KINDS)},
     }

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxloop.loop.memories import FRESH, REAL, SAMPLED, join, mark
+from jaxloop.loop.rows import FRESH, REAL, SAMPLED, join, mark
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.judge import FAULTS, INVALID, TRUE_VERDICT, VERDICTS, Judgement
 from jaxloop.systems.logic.language import Language

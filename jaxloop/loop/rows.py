@@ -1,0 +1,52 @@
+"""Rows with their provenance: real, fresh or sampled, and of which generation.
+
+A row is what the first axis of an array counts; of what dtype and shape it is, is the system's affair.
+
+Legend: N rows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("real", "fresh", "sampled")
+REAL, FRESH, SAMPLED = range(len(KINDS))
+
+
+class Rows(NamedTuple):
+    """Rows and where each came from."""
+
+    points: np.ndarray  # (N, ...)
+    kind_N: np.ndarray  # uint8, an index into KINDS
+    generation_N: np.ndarray  # int32: fresh rows, the generation drawn for; sampled rows, the model's; real rows, 0
+
+    def take(self, index_N: np.ndarray | slice) -> "Rows":
+        """The rows at these places."""
+        return Rows(*(field[index_N] for field in self))
+
+
+def mark(points: np.ndarray, kind: int, generation: int) -> Rows:
+    """Rows of one provenance."""
+    count = len(points)
+    return Rows(points, np.full(count, kind, np.uint8), np.full(count, generation, np.int32))
+
+
+def join(parts: list[Rows]) -> Rows:
+    """All rows of the parts, in order."""
+    return Rows(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def draw(rows: Rows, count: int, generator: np.random.Generator) -> Rows:
+    """So many of the rows, drawn without replacement, in their order."""
+    return rows.take(np.sort(generator.choice(len(rows.kind_N), count, replace=False)))
+
+
+def row_count(share: float, rows: int) -> int:
+    """A share of the rows as a whole number, halves rounded up."""
+    return int(np.floor(share * rows + 0.5))
+
+
+def provenance_counts(rows: Rows) -> list[tuple[str, int, int]]:
+    """(kind, generation, number of rows) for every provenance that occurs, in that order."""
+    pairs, counts = np.unique(np.stack([rows.kind_N, rows.generation_N], axis=1), axis=0, return_counts=True)
+    return [(KINDS[kind], int(generation), int(count)) for (kind, generation), count in zip(pairs, counts, strict=True)]
