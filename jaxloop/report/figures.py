@@ -25,7 +25,7 @@ from jaxloop.analysis.cells import (
     with_kept_diversity,
 )
 from jaxloop.analysis.summary import MOSTLY_TRUE, last_generation
-from jaxloop.errors import printable
+from jaxloop.errors import InputError, printable
 from jaxloop.layout import FIGURES
 from jaxloop.report.overview import draw_overview
 from jaxloop.report.style import (
@@ -87,20 +87,8 @@ def draw_all(
     Returns:
       The paths of what was drawn.
     """
-    of_cells = pd.DataFrame(summary)
-    if LEARNER not in axes:
-        metrics, of_cells = (frame.assign(**{LEARNER: learner}) for frame in (metrics, of_cells))
-    metrics = with_kept_diversity(metrics)
-    axes = [axis for axis in axes if axis != LEARNER]
-    free = _free(of_cells, axes)
-    makers: dict[str, Callable[[], Figure | None]] = {
-        "overview": lambda: draw_overview(metrics, tails, axes),
-        "diversity": lambda: draw_diversity(metrics, free),
-        "final": lambda: draw_final(of_cells, free),
-        "correctness": lambda: draw_correctness(metrics, axes),
-        "heat_map": lambda: draw_heat_map(of_cells, free),
-    }
-    run, seeds = printable(folder.resolve().parent.name), metrics["seed"].nunique()
+    makers = _makers(metrics, tails, summary, axes, learner)
+    run, seeds = folder.resolve().parent.name, metrics["seed"].nunique()
     paths = []
     for name in FIGURES:
         watch()
@@ -109,10 +97,7 @@ def draw_all(
             with matplotlib.style.context("default"):
                 figure = makers[name]()
                 if figure:
-                    title = f"{run}: {_TITLES[name]}, {seeds} seed{'' if seeds == 1 else 's'}"
-                    title += f"\n({figure.get_suptitle()})" if figure.get_suptitle() else ""
-                    # Not as a formula, whatever signs a folder's name has.
-                    figure.suptitle(title, parse_math=False, fontsize="medium")
+                    _entitle(figure, name, run, seeds)
                     write_figure(figure, path)
                     paths.append(path)
                 else:
@@ -122,6 +107,58 @@ def draw_all(
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             warn(f"{path}: could not be drawn: {reason.splitlines()[0][:200]}")
     return paths
+
+
+def draw_one(
+    name: str,
+    metrics: pd.DataFrame,
+    tails: pd.DataFrame,
+    summary: list[dict],
+    axes: list[str],
+    learner: str,
+    run: str,
+) -> Figure:
+    """Draw one of FIGURES, which bears the name of the run; the tables are those that `draw_all` takes.
+
+    Raises:
+      InputError: there is no such figure, or it makes no sense for this run.
+    """
+    makers = _makers(metrics, tails, summary, axes, learner)
+    if name not in makers:
+        raise InputError(f"{name!r} is no figure; figures are {', '.join(makers)}")
+    with matplotlib.style.context("default"):
+        figure = makers[name]()
+        if figure is None:
+            raise InputError(f"{run}: has no figure {name!r}, which needs more cells, or two settings that are varied")
+        _entitle(figure, name, run, metrics["seed"].nunique())
+    return figure
+
+
+def _makers(
+    metrics: pd.DataFrame, tails: pd.DataFrame, summary: list[dict], axes: list[str], learner: str
+) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure, or says that it makes no sense."""
+    of_cells = pd.DataFrame(summary)
+    if LEARNER not in axes:
+        metrics, of_cells = (frame.assign(**{LEARNER: learner}) for frame in (metrics, of_cells))
+    metrics = with_kept_diversity(metrics)
+    axes = [axis for axis in axes if axis != LEARNER]
+    free = _free(of_cells, axes)
+    return {
+        "overview": lambda: draw_overview(metrics, tails, axes),
+        "diversity": lambda: draw_diversity(metrics, free),
+        "final": lambda: draw_final(of_cells, free),
+        "correctness": lambda: draw_correctness(metrics, axes),
+        "heat_map": lambda: draw_heat_map(of_cells, free),
+    }
+
+
+def _entitle(figure: Figure, name: str, run: str, seeds: int) -> None:
+    """Say what a figure shows, of which run, and what was left out."""
+    title = f"{printable(run)}: {_TITLES[name]}, {seeds} seed{'' if seeds == 1 else 's'}"
+    title += f"\n({figure.get_suptitle()})" if figure.get_suptitle() else ""
+    # Not as a formula, whatever signs a folder's name has.
+    figure.suptitle(title, parse_math=False, fontsize="medium")
 
 
 def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:

@@ -1,4 +1,4 @@
-"""What a run shows: a bar and a live table of cells in a terminal, or a plain line now and then where there is none."""
+"""Progress of a run: a bar and a live table in a terminal or a notebook, elsewhere a plain line now and then."""
 
 import textwrap
 import time
@@ -19,6 +19,7 @@ from jaxloop.config.schema import Loop
 from jaxloop.errors import printable
 from jaxloop.loop.run_loops import State
 from jaxloop.runs.environment import devices_in_words
+from jaxloop.runs.notebook import HEIGHT, WIDTH, NotebookLive, in_kernel
 from jaxloop.runs.programs import training_operations
 from jaxloop.runs.terminal import make_console
 
@@ -71,7 +72,7 @@ class RunDisplay:
 
     def __init__(self, name: str, console: Console):
         self._name, self._console = printable(name), console
-        self._live = None
+        self._live: Live | NotebookLive | None = None
         self._cells: dict[str, _Cell] = {}
         self._under_way: dict[str, _Cell] = {}  # begun in this session, and not finished
         self._cell_of: dict[int, _Cell] = {}
@@ -123,8 +124,11 @@ class RunDisplay:
         self._generations = sum(loop.config.cycle.generations for loop in loops)
         if states:
             self._console.print(f"going on from {self._finished} finished generations", highlight=False)
-        if self._console.is_terminal:
+        if in_kernel():
+            self._live = NotebookLive(self._content(self._done))
+        elif self._console.is_terminal:
             self._live = Live(self._content(self._done), console=self._console, auto_refresh=False)
+        if self._live:
             self._live.start()
 
     def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
@@ -197,7 +201,7 @@ class RunDisplay:
 
     def _content(self, done: float) -> Group:
         """The bar first, so that it is in sight, and as many cells as the screen has lines for."""
-        width, height = self._console.size
+        width, height = (WIDTH, HEIGHT) if in_kernel() else self._console.size
         return Group(self._bar_line(done, width), *self._table(width, height - 4))
 
     def _bar_line(self, done: float, width: int) -> Table:
