@@ -113,7 +113,8 @@ class Run:
     def answer(self) -> Answer:
         """What came out, in words: the cells ranked, trends, and when they collapsed."""
         found, config = self._analysis, self.config
-        lines = answer_lines(found.metrics, found.derived["collapse"], config.axes, config.learner.name)
+        axes, learner = config.axes, config.learner.name
+        lines = answer_lines(found.metrics, found.derived["collapse"], axes, learner, found.columns)
         return Answer("\n".join(lines))
 
     def samples(self, loop: int = 0, generation: int | None = None) -> list[str]:
@@ -146,12 +147,9 @@ class Run:
         from jaxloop.report.figures import draw_one
 
         found, config = self._analysis, self.config
-        summary = found.derived["summary"]
-        return Picture(
-            draw_one(
-                name, found.metrics, found.tails, summary, config.axes, config.learner.name, self.path.resolve().name
-            )
-        )
+        tables = found.metrics, found.tails, found.derived["summary"]
+        run = self.path.resolve().name
+        return Picture(draw_one(name, *tables, config.axes, config.learner.name, found.columns, run))
 
     def __repr__(self) -> str:
         finished = sum(self._stored.newest(loop) + 1 for loop in self._stored.begun())
@@ -162,7 +160,7 @@ class Run:
 class _Quiet:
     """A display that says nothing but warnings."""
 
-    def begin(self, loops, states, metrics) -> None:
+    def begin(self, loops, states, metrics, columns) -> None:
         """Nothing."""
 
     def watch(self, loops, generation, trained_share) -> None:

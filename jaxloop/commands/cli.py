@@ -206,7 +206,7 @@ def summary(
     from jaxloop.runs.terminal import make_console
 
     joined = join_runs(folders, _warn)
-    show_summary(joined.rows, joined.axes, make_console())
+    show_summary(joined.rows, joined.axes, joined.columns, make_console())
     if output is not None:
         write_csv(joined, output)
 
