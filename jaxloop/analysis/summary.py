@@ -55,7 +55,7 @@ class Paired(NamedTuple):
 def summary_rows(
     metrics: pd.DataFrame, collapse: list[dict], provenance: pd.DataFrame, axes: list[str], columns: Columns
 ) -> list[dict[str, Any]]:
-    """A row for each cell; README.md gives each column's meaning.
+    """A row for each cell; notebooks/reference.md gives each column's meaning.
 
     Args:
       metrics: the rows of metrics.csv.

@@ -102,7 +102,7 @@ def corpus_diversity(lines: list[list[bytes]]) -> tuple[float, float]:
 
 
 def measure_rows(tokens_NxT: np.ndarray, judgement: Judgement) -> dict[str, float]:
-    """What is measured of one generation's samples alone; README.md gives each column's meaning."""
+    """What is measured of one generation's samples alone; `columns` gives each column's meaning."""
     rows = len(tokens_NxT)
     is_true_N = judgement.verdict_N == TRUE_VERDICT
     valid_N = judgement.verdict_N != INVALID

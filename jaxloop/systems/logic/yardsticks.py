@@ -1,6 +1,6 @@
 """What is measured of a model against its source: distances, survival of the tails, and sums over the whole language.
 
-Knows which rows a learner is asked for (its *probes*), when, and what the answers mean. README.md gives each column's
+Knows which rows a learner is asked for (its *probes*), when, and what the answers mean. `columns` gives each column's
 meaning.
 
 Legend: N sampled rows, H held-out rows, F rows of the first real data set, W rows of the whole language, T tokens.
