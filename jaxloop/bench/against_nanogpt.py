@@ -10,14 +10,14 @@ import numpy as np
 from jaxloop.bench.nanogpt import Peer
 from jaxloop.bench.speed import Bench, describe_machine, spread
 from jaxloop.config.schema import Config, loops
-from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import row_count
 from jaxloop.runs.environment import prepare
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import first_rows, held_out_rows
-from jaxloop.systems.logic.vocabulary import lengths
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 # nanoGPT writes every sequence up to the context, so its time is proportional to their number.
 _PEER_SEQUENCES = 250
@@ -96,7 +96,7 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
     seeds = list(range(repeats - 1 + full))
     config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": seeds, "grid": {}})
     width = config.model.context_tokens
-    all_loops, learners = loops(config), {count: TransformerLearner(config, count) for count in (1, full)}
+    all_loops, learners = loops(config), {count: transformer_learner(config, count) for count in (1, full)}
     drawn = [(first_rows(config, seed), held_out_rows(config, seed)) for seed in seeds]
     held_out = [learners[1].probe(held_out_HxT) for _, held_out_HxT in drawn]
     say("a generation from end to end: compiling")
@@ -130,7 +130,7 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
         split = host_generator(seed, Purpose.VALIDATION_SPLIT, 0)
         validation_rows = row_count(config.train.validation_share, _GENERATION_ROWS)
         peer_rows_NxT = rows_NxT[split.permutation(_GENERATION_ROWS)][: _GENERATION_ROWS - validation_rows]
-        tokens = config.train.batch_expressions * (lengths(peer_rows_NxT).mean() + 1)
+        tokens = config.train.batch_expressions * (VOCABULARY.lengths(peer_rows_NxT).mean() + 1)
         peer.begin(seed, peer_rows_NxT, max(1, round(tokens / width)))
         trained = peer.train(config.train.steps)
         written = peer.generate(_PEER_SEQUENCES, config.sample.temperature) * _GENERATION_ROWS / _PEER_SEQUENCES

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxloop.config.schema import Config
 from jaxloop.errors import InputError, RunError
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 
 class Peer:
@@ -67,7 +67,7 @@ class Peer:
     def begin(self, seed: int, training_NxT: np.ndarray, batch_rows: int) -> None:
         """A fresh model, and the rows it is trained on."""
         stream = [EOS]
-        for row_T, length in zip(training_NxT, lengths(training_NxT), strict=True):
+        for row_T, length in zip(training_NxT, VOCABULARY.lengths(training_NxT), strict=True):
             stream += [*row_T[:length].tolist(), EOS]
         self._ask("begin", seed=seed, stream=stream, batch_rows=batch_rows)
 
@@ -108,7 +108,7 @@ class _Server:
         self.stream, self.batch_rows, self.steps_taken = torch.tensor(stream), batch_rows, 0
         sizes = self.module.GPTConfig(
             block_size=given["context_tokens"],
-            vocab_size=VOCABULARY_SIZE,
+            vocab_size=VOCABULARY.size,
             n_layer=given["layers"],
             n_head=given["heads"],
             n_embd=given["width"],
@@ -171,7 +171,7 @@ class _Server:
         self.model.eval()
         targets_HxT = np.array(rows)
         inputs_HxT = np.pad(targets_HxT[:, :-1], ((0, 0), (1, 0)), constant_values=EOS)
-        past = np.arange(targets_HxT.shape[1]) > lengths(targets_HxT.astype(np.uint8))[:, None]
+        past = np.arange(targets_HxT.shape[1]) > VOCABULARY.lengths(targets_HxT.astype(np.uint8))[:, None]
         targets_HxT = np.where(past, -1, targets_HxT)  # nanoGPT's number for no target
         nats = 0.0
         with torch.no_grad():

@@ -12,7 +12,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.learners.placement import peak_memory_bytes
-from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.sample import Work
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop.memories import first
@@ -23,8 +22,9 @@ from jaxloop.runs.resources import core_count
 from jaxloop.runs.runner import tables_of
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import first_rows, held_out_rows
-from jaxloop.systems.logic.vocabulary import lengths_with_end
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 from jaxloop.systems.logic.yardsticks import REAL, Yardsticks
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
@@ -59,7 +59,7 @@ class Bench:
         train = {"steps": max(round_steps * rounds, 2), "evaluate_every_steps": round_steps, "patience_evaluations": 0}
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
-        self.learner = TransformerLearner(self.config, loop_count)
+        self.learner = transformer_learner(self.config, loop_count)
         drawn = [(first_rows(config, seed), held_out_rows(config, seed)) for seed in range(loop_count)]
         inputs = [
             self.learner.inputs(Loop(seed, seed, {}, self.config), 0, rows_NxT)
@@ -67,7 +67,7 @@ class Bench:
         ]
         self.probes = [self.learner.probe(np.concatenate([held_out, rows])) for rows, held_out in drawn]
         training = inputs[0].training
-        cost_N = lengths_with_end(training.points)
+        cost_N = VOCABULARY.lengths_with_end(training.points)
         self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
         shape = self.learner.shape
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
@@ -173,7 +173,7 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         say(f"{count} loop{'s' if count > 1 else ''}: sampling")
         rounds = [subject.sample_round() for _ in range(repeats + 1)][1:]
         rows_NxT, work = rounds[0][1:]
-        written = int(lengths_with_end(rows_NxT).sum())
+        written = int(VOCABULARY.lengths_with_end(rows_NxT).sum())
         part["sampling"] = {
             "samples_per_second": spread([len(rows_NxT) / t for t, *_ in rounds]),
             "tokens_per_second": spread([written / t for t, *_ in rounds]),

@@ -20,7 +20,7 @@ from jaxloop.runs.stored import StoredRun
 from jaxloop.systems.logic.judge import FAULTS, INVALID, VERDICTS
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.measures import corpus_diversity, verdicts
-from jaxloop.systems.logic.vocabulary import decode, encode, lengths, rows_from_ids, split_words
+from jaxloop.systems.logic.vocabulary import VOCABULARY, decode, encode, rows_from_ids, split_words
 
 _BATCH_LINES = 8192
 _REASONS = {
@@ -97,7 +97,8 @@ class RunModel:
         # As many rows as the next power of two, so that few shapes are compiled.
         padding = [[]] * ((1 << max(len(rows) - 1, 0).bit_length()) - len(rows))
         tokens_NxT = rows_from_ids([*rows.values(), *padding], width)
-        nats_2xN = log_prob(self.config.model, self._parameters, tokens_NxT, self.config.sample.temperature)
+        model, temperature = self.config.model, self.config.sample.temperature
+        nats_2xN = log_prob(model, VOCABULARY, self._parameters, tokens_NxT, temperature)
         found = dict(zip(rows, nats_2xN.T.tolist(), strict=False))
         names = "model_log_prob", "model_log_prob_tempered"
         return [dict(zip(names, found.get(place, (None, None)), strict=True)) for place in range(len(texts))]
@@ -168,7 +169,7 @@ def describe_language(config: Config, seed: int, out: TextIO) -> None:
     language = language_of(config.language)
     rows = 10_000
     tokens_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), rows)
-    length_N, depth_N = lengths(tokens_NxT), verdicts(tokens_NxT).depth_N
+    length_N, depth_N = VOCABULARY.lengths(tokens_NxT), verdicts(tokens_NxT).depth_N
     facts = [
         (
             "depths",

@@ -7,7 +7,6 @@ it would have drawn.
 
 from enum import IntEnum
 
-import jax
 import numpy as np
 
 
@@ -28,8 +27,3 @@ class Purpose(IntEnum):
 def host_generator(seed: int, purpose: Purpose, generation: int = 0) -> np.random.Generator:
     """A fresh NumPy generator for one purpose of one generation."""
     return np.random.default_rng([seed, purpose, generation])
-
-
-def device_key(seed: jax.Array, purpose: Purpose, generation: jax.Array) -> jax.Array:
-    """The JAX key for one purpose of one generation; seed and generation may be traced."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), generation)

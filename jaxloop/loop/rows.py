@@ -2,9 +2,10 @@
 
 A row is what the first axis of an array counts; of what dtype and shape it is, is the system's affair.
 
-Legend: N rows.
+Legend: N rows, U different rows.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,25 @@ def draw(rows: Rows, count: int, generator: np.random.Generator) -> Rows:
 def row_count(share: float, rows: int) -> int:
     """A share of the rows as a whole number, halves rounded up."""
     return int(np.floor(share * rows + 0.5))
+
+
+def unique_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different rows and how they map back.
+
+    Rows are equal where their bytes are: 0.0 is not -0.0, and a NaN is itself.
+
+    Args:
+      points: (N, ...) of any dtype.
+
+    Returns:
+      (points_U, inverse_N, counts_U): the different rows, (U, ...), in byte order; for each row the index of its equal
+      among them; and how often each occurs.
+    """
+    rows, shape = np.ascontiguousarray(points), points.shape[1:]
+    flat_NxK = rows.reshape(len(rows), math.prod(shape))
+    keys_N = flat_NxK.view(np.dtype((np.void, flat_NxK.shape[1] * rows.itemsize))).reshape(-1)
+    keys_U, inverse_N, counts_U = np.unique(keys_N, return_inverse=True, return_counts=True)
+    return keys_U.view(rows.dtype).reshape(len(keys_U), *shape), inverse_N, counts_U
 
 
 def provenance_counts(rows: Rows) -> list[tuple[str, int, int]]:

@@ -57,6 +57,9 @@ class Learner(Protocol):
 
     places: int  # how many loops it takes at once
 
+    def smaller(self) -> "Learner | None":
+        """A learner of the same loops that computes half as many at once, where memory has run out; None: it cannot."""
+
     def probe(self, tokens_NxT: np.ndarray) -> object:
         """Rows whose probability will be asked for, as the learner wants to have them."""
 

@@ -7,12 +7,11 @@ import jax
 
 from jaxloop.errors import RunError
 from jaxloop.learners.placement import device_memory_bytes
-from jaxloop.learners.reference.learner import ReferenceLearner
 from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.loop.run_loops import Learner
 from jaxloop.runs import costs
 from jaxloop.runs.programs import Program
-from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.learners import reference_learner, transformer_learner
 from jaxloop.systems.logic.source import first_rows
 from jaxloop.systems.logic.yardsticks import Yardsticks, probes_of
 
@@ -28,16 +27,19 @@ def make_learner(program: Program, yardsticks: dict[int, Yardsticks]) -> Learner
     word.
     """
     if program.config.learner.name != "transformer":
-        return ReferenceLearner(language_of(program.config.language))
+        return reference_learner()
     chosen, limit = program.config.population.loops_per_device, device_memory_bytes()
     if limit is None and jax.default_backend() == "cpu" and not chosen:
-        return TransformerLearner(program.config, min(len(program.loops), costs.fitting_places(program)))
-    learner = TransformerLearner(program.config, len(program.loops))
+        return transformer_learner(program.config, min(len(program.loops), costs.fitting_places(program)))
+    learner = transformer_learner(program.config, len(program.loops))
     if limit is None or chosen:
         return learner
     needed = needed_bytes(learner, program, yardsticks)
     fitting = int(learner.loops_per_device * _USABLE_SHARE * limit / needed)
-    return learner if fitting >= learner.loops_per_device else _of_size(program, max(fitting, 1))
+    if fitting >= learner.loops_per_device:
+        return learner
+    population = program.config.population.model_copy(update={"loops_per_device": max(fitting, 1)})
+    return transformer_learner(program.config.model_copy(update={"population": population}), len(program.loops))
 
 
 def needed_bytes(learner: TransformerLearner, program: Program, yardsticks: dict[int, Yardsticks]) -> int:
@@ -73,7 +75,7 @@ def memory_in_words() -> Iterator[None]:
         ) from error
 
 
-def half_as_many(program: Program, learner: Learner, error: Exception) -> Learner:
+def half_as_many(learner: Learner, error: Exception) -> Learner:
     """A learner that computes half as many loops at once, after memory has run out.
 
     Raises:
@@ -82,17 +84,10 @@ def half_as_many(program: Program, learner: Learner, error: Exception) -> Learne
     """
     if not ran_out(error):
         raise error
-    if isinstance(learner, TransformerLearner) and learner.loops_per_device > 1:
-        return _of_size(program, learner.loops_per_device // 2)
-    # The devices of a CPU share its memory; two there must be.
-    if isinstance(learner, TransformerLearner) and jax.default_backend() == "cpu" and learner.devices > 2:
-        return TransformerLearner(program.config, learner.devices // 2)
-    raise RunError(
-        "the device's memory does not hold a single loop; lower sample.batch_rows, train.batch_expressions, cycle.rows "
-        "or the model's size; what was measured before is kept"
-    ) from error
-
-
-def _of_size(program: Program, loops_per_device: int) -> TransformerLearner:
-    population = program.config.population.model_copy(update={"loops_per_device": loops_per_device})
-    return TransformerLearner(program.config.model_copy(update={"population": population}), len(program.loops))
+    smaller = learner.smaller()
+    if smaller is None:
+        raise RunError(
+            "the device's memory does not hold a single loop; lower sample.batch_rows, train.batch_expressions, "
+            "cycle.rows or the model's size; what was measured before is kept"
+        ) from error
+    return smaller

@@ -22,7 +22,7 @@ from jaxloop.loop.memories import memory_of
 from jaxloop.runs import resources
 from jaxloop.runs.programs import Program, weight_count
 from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
-from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 # A run that needs so many times what can ever be had is refused: less may be the prediction's fault.
 _CERTAINLY_TOO_MUCH = 1.3
@@ -97,7 +97,7 @@ def place_parts(config: Config) -> list[Part]:
     cache = 2 * model.layers * model.width * (4 if on_cpu else 2) * (batch * width + chunk)
     sampler = cache + 16 * chunk * width * model.width + 2 * cycle.rows * (width + 4)
     laid_out = max(train.batch_expressions, math.ceil(train.validation_share * rows), min(rows, 1024))
-    laid_out = most_rows(laid_out, width, row_tokens) * row_tokens * (4 * VOCABULARY_SIZE + 4)
+    laid_out = most_rows(laid_out, width, row_tokens) * row_tokens * (4 * VOCABULARY.size + 4)
     plans = 12 * train.steps * train.batch_expressions + rows * (width + 12)
     return [
         Part(models, "models", "lower model.width or model.layers"),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxloop.config.schema import KNOBS, Config, LanguageSettings, Loop, ModelSettings
 from jaxloop.loop.memories import memory_of
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 _SECTIONS = ("language", "learner", "model", "train", "sample")
 
@@ -56,12 +56,12 @@ def _mean_tokens(language: LanguageSettings) -> float:
 def weight_count(model: ModelSettings) -> int:
     """Numbers in a model, all of them."""
     width, layers = model.width, model.layers
-    return 12 * width**2 * layers + (2 * layers + 1) * width + (VOCABULARY_SIZE + model.context_tokens) * width
+    return 12 * width**2 * layers + (2 * layers + 1) * width + (VOCABULARY.size + model.context_tokens) * width
 
 
 def operations_per_position(config: Config, row_tokens: int) -> float:
     """Operations of a training step for each position: forward, and twice as many backward; products of matrices."""
     model = config.model
-    matrices = 12 * model.width**2 * model.layers + VOCABULARY_SIZE * model.width
+    matrices = 12 * model.width**2 * model.layers + VOCABULARY.size * model.width
     attention = 2 * row_tokens * model.width * model.layers
     return 3 * 2 * (matrices + attention)

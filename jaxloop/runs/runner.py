@@ -185,7 +185,7 @@ def run_program(
         try:
             return run_loops(program.loops, states, source, learner, probes_of(yardsticks, learner), keep, watch)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            learner = half_as_many(program, learner, error)
+            learner = half_as_many(learner, error)
             warn(f"out of memory: going on with {learner.places} loops at once")
 
 

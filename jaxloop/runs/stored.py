@@ -25,6 +25,7 @@ from jaxloop.learners.transformer.model import make_model
 from jaxloop.loop.memories import Carry, memory_of
 from jaxloop.loop.rows import Rows
 from jaxloop.loop.run_loops import State
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
@@ -200,7 +201,7 @@ def read_parameters(run: Path, loop: Loop, seal: Seal, generation: int) -> dict:
     if layout.PARAMETERS not in seal.checkpoint:
         raise InputError(f"{path}: is not there; reference learners have no parameters")
     content = require_digest(path, most_parameters_bytes(loop), seal.checkpoint[layout.PARAMETERS])
-    expected = jax.eval_shape(make_model(loop.config.model).init, jax.random.key(0))
+    expected = jax.eval_shape(make_model(loop.config.model, VOCABULARY).init, jax.random.key(0))
     try:
         parameters = msgpack_restore(content)
         shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (parameters, expected)]

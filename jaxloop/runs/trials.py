@@ -14,13 +14,13 @@ import numpy as np
 
 from jaxloop.config.schema import Config, Loop
 from jaxloop.layout import KINDS
-from jaxloop.learners.reference.learner import ReferenceLearner
 from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.sample import Batches
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop import memories
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
+from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import Record, State, next_carry
 from jaxloop.runs import runner
 from jaxloop.runs.costs import expression_count
@@ -28,7 +28,7 @@ from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.programs import Program
 from jaxloop.systems.logic import measures, source
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import unique_rows
+from jaxloop.systems.logic.learners import reference_learner
 from jaxloop.systems.logic.yardsticks import REAL, WHOLE, Yardsticks, probes_of
 
 _TRAINING_SECONDS = 0.5
@@ -168,7 +168,7 @@ class _Small:
         self.loop = loop._replace(config=config)
         self.yardsticks = Yardsticks(config)
         self.carry = next_carry(self.loop, None, source)
-        learner = ReferenceLearner(language_of(config.language))
+        learner = reference_learner()
         self._probes = self.yardsticks.probes(learner)
         started = learner.start([self.loop], [0], [self.carry.training.points], [self._probes(self.loop, 0)])
         (outcome,), self.seconds = learner.finish(started, lambda share: None)

@@ -2,11 +2,9 @@
 
 import itertools
 
-import jax
 import numpy as np
-import pytest
 
-from jaxloop.loop.keys import Purpose, device_key, host_generator
+from jaxloop.loop.keys import Purpose, host_generator
 
 # Small numbers in every place, so that a sum or an exchange of two arguments makes two streams equal.
 SEEDS, GENERATIONS = (0, 1, 2, 3, 2**31 - 1), (*range(20), 100, 256, 1000, 10**5)
@@ -15,12 +13,6 @@ ARGUMENTS = list(itertools.product(SEEDS, Purpose, GENERATIONS))
 
 def host_draw(seed, purpose, generation):
     return tuple(host_generator(seed, purpose, generation).integers(2**63, size=2).tolist())
-
-
-def device_data(arguments):
-    seeds, purposes, generations = (np.array(column, np.int32) for column in zip(*arguments, strict=True))
-    make = jax.jit(jax.vmap(lambda *one: jax.random.key_data(device_key(*one))))
-    return [tuple(row) for row in np.asarray(make(seeds, purposes, generations)).tolist()]
 
 
 def test_purpose_numbers_are_pinned():
@@ -43,8 +35,6 @@ def test_derivation_is_pinned():
     """Catches a change in how seed, purpose and generation make a stream, which changes every result too."""
     expected = np.random.default_rng([7, 3, 5]).integers(2**63, size=4)
     assert host_generator(7, Purpose.CYCLE, 5).integers(2**63, size=4).tolist() == expected.tolist()
-    expected = jax.random.key_data(jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 3), 5))
-    assert device_data([(7, Purpose.CYCLE, 5)]) == [tuple(expected.tolist())]
 
 
 def test_host_streams_all_differ():
@@ -52,25 +42,11 @@ def test_host_streams_all_differ():
     assert len({host_draw(*arguments) for arguments in ARGUMENTS}) == len(ARGUMENTS)
 
 
-def test_device_streams_all_differ():
-    """Catches the same in the device's keys."""
-    assert len(set(device_data(ARGUMENTS))) == len(ARGUMENTS)
-
-
 def test_same_arguments_same_stream():
     """Catches hidden state: a resumed loop must draw what it would have drawn."""
     assert [host_draw(*arguments) for arguments in ARGUMENTS] == [host_draw(*arguments) for arguments in ARGUMENTS]
-    assert device_data(ARGUMENTS) == device_data(ARGUMENTS)
 
 
 def test_generation_defaults_to_the_first():
     """Catches a default generation that is not the one of the real rows."""
     assert host_draw(4, Purpose.REAL_ROWS, 0) == tuple(host_generator(4, Purpose.REAL_ROWS).integers(2**63, size=2))
-
-
-@pytest.mark.parametrize("arguments", [(0, Purpose.REAL_ROWS, 0), (5, Purpose.SAMPLING, 9)])
-def test_device_key_is_the_same_traced_and_not(arguments):
-    """Catches a key that depends on whether its seed is traced: a loop beside others would differ from it alone."""
-    key = device_key(*arguments)
-    assert jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key)
-    assert [tuple(jax.random.key_data(key).tolist())] == device_data([arguments])

@@ -16,6 +16,9 @@ class Counting:
     def __init__(self, places: int, diverging: tuple = ()):
         self.places, self.groups, self._diverging = places, [], diverging
 
+    def smaller(self):
+        return None
+
     def probe(self, tokens_NxT):
         return tokens_NxT
 

@@ -25,6 +25,7 @@ from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import Language, language_of
 from jaxloop.systems.logic.oracle import Oracle
 from jaxloop.systems.logic.tails import Rows, Tails, alive_shares, describe_rows, estimated_shares, exact_shares
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 LANGUAGE = Language(1, 3)
 WIDTH = 32
@@ -40,13 +41,13 @@ def whole():
 
 def good_model() -> NGram:
     """Long contexts and much data: it writes like the source, and sometimes outside of its support."""
-    return NGram(LANGUAGE.draw(np.random.default_rng(0), 20_000, WIDTH), 9)
+    return NGram(LANGUAGE.draw(np.random.default_rng(0), 20_000, WIDTH), 9, VOCABULARY)
 
 
 def collapsed_model() -> NGram:
     """What is left after a few expressions have taken over: others have hardly any probability."""
     rows_NxT = LANGUAGE.draw(np.random.default_rng(1), 25, WIDTH)
-    return NGram(rows_NxT[np.random.default_rng(2).integers(5, size=2000)], 9)
+    return NGram(rows_NxT[np.random.default_rng(2).integers(5, size=2000)], 9, VOCABULARY)
 
 
 def agrees(estimate, exact: float, errors: float = 4.5) -> bool:

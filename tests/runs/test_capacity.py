@@ -11,6 +11,7 @@ from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.runs import capacity, runner
 from jaxloop.runs.capacity import make_learner, needed_bytes
 from jaxloop.runs.programs import programs
+from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.yardsticks import yardsticks_of
 
 SEEDS = "seeds=[5,0,3]"
@@ -61,9 +62,9 @@ def test_where_memory_runs_out_half_as_many_loops_go_on(apart, tmp_path, monkeyp
 def test_memory_that_has_run_out_is_known_by_every_name_it_has(error):
     """Catches a CPU's or NumPy's words that are taken for a fault of another kind, and end the run."""
     (program,) = programs(loops(tiny_config("grid={}", SEEDS, "population.loops_per_device=2")))
-    learner = TransformerLearner(program.config, 3)
+    learner = transformer_learner(program.config, 3)
     assert learner.loops_per_device == 2
-    assert capacity.half_as_many(program, learner, error).loops_per_device == 1
+    assert capacity.half_as_many(learner, error).loops_per_device == 1
 
 
 DEVICES = """
@@ -146,7 +147,7 @@ def test_no_more_loops_are_mapped_together_than_fit(monkeypatch):
     needed, needed_by_four = needed_alone(), needed_together()
     assert 2 < needed_by_four / needed < 6, "memory grows about as the loops do"
     # A CPU maps one loop, so the whole population stands in for what an accelerator would try first.
-    monkeypatch.setattr(capacity, "TransformerLearner", lambda config, count: _all_at_once(config, count))
+    monkeypatch.setattr(capacity, "transformer_learner", _all_at_once)
     for limit, least, most in ((100 * needed_by_four, 4, 4), (needed_by_four, 2, 3), (needed, 1, 1)):
         learner, _ = of_memory(limit, monkeypatch)
         assert least <= learner.loops_per_device <= most
@@ -157,4 +158,4 @@ def test_no_more_loops_are_mapped_together_than_fit(monkeypatch):
 def _all_at_once(config, count):
     mapped = config.population.loops_per_device or count
     population = config.population.model_copy(update={"loops_per_device": mapped})
-    return TransformerLearner(config.model_copy(update={"population": population}), count)
+    return transformer_learner(config.model_copy(update={"population": population}), count)

@@ -19,6 +19,7 @@ from jaxloop.runs import capacity, costs, resources, runner
 from jaxloop.runs.capacity import make_learner, needed_bytes
 from jaxloop.runs.costs import place_parts, require_memory, size_text, total
 from jaxloop.runs.programs import programs, weight_count
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 from jaxloop.systems.logic.yardsticks import yardsticks_of
 
 GIB = 2**30
@@ -45,7 +46,7 @@ def there(monkeypatch):
 def test_weights_are_counted_without_making_them(overrides):
     """Catches a matrix that is left out: the greatest part of what a large model needs."""
     settings = tiny_config(*overrides).model
-    shapes = jax.eval_shape(make_model(settings).init, jax.random.key(0))
+    shapes = jax.eval_shape(make_model(settings, VOCABULARY).init, jax.random.key(0))
     assert weight_count(settings) == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
@@ -151,7 +152,7 @@ def test_where_memory_is_short_fewer_models_are_trained_at_once(there, monkeypat
 def test_more_devices_than_fit_are_not_used(monkeypatch):
     """Catches a learner that does not ask."""
     counts = []
-    monkeypatch.setattr(capacity, "TransformerLearner", lambda config, count: counts.append(count))
+    monkeypatch.setattr(capacity, "transformer_learner", lambda config, count: counts.append(count))
     monkeypatch.setattr(costs, "fitting_places", lambda program: 3)
     (program,) = programs(loops(tiny_config("grid={}", "seeds=[0,1,2,3,4]")))
     make_learner(program, {})

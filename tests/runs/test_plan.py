@@ -21,6 +21,7 @@ from jaxloop.runs.plan import ProgramPlan, plan
 from jaxloop.runs.programs import weight_count
 from jaxloop.runs.resources import Disk
 from jaxloop.runs.trials import HostCost, HostTrial, pair_counts
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 MIXED = (
     "grid={'model.width' = [16, 32], 'learner.name' = ['transformer', 'resample'], 'cycle.fresh_share' = [0.0, 0.5]}"
@@ -50,7 +51,7 @@ def test_the_plan_names_the_programs_that_the_run_makes(tmp_path, monkeypatch):
     trained = [one for one in plans if one.parameters]
     assert [one.program.config.model.width for one in trained] == [32, 16], "the most work first"
     for one in trained:
-        shapes = jax.eval_shape(make_model(one.program.config.model).init, jax.random.key(0))
+        shapes = jax.eval_shape(make_model(one.program.config.model, VOCABULARY).init, jax.random.key(0))
         assert one.parameters == sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         assert one.device_bytes > 4 * 4 * one.parameters, "model, two moments and the best one"
         assert one.seconds > 0 < one.generation_seconds

@@ -10,6 +10,7 @@ from jaxloop.config.schema import loops
 from jaxloop.runs import capacity
 from jaxloop.runs.programs import operations_per_position, programs, training_operations
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.learners import transformer_learner
 
 
 def grouped(*overrides):
@@ -145,12 +146,11 @@ def test_a_mixed_grid_compiles_one_training_program_per_width(tmp_path, monkeypa
     """Catches a compilation for each cell, seed or generation: hours of a large grid, and nothing else shows it."""
     made = []
 
-    class Counted(capacity.TransformerLearner):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
+    def counted(config, loop_count):
+        made.append(transformer_learner(config, loop_count))
+        return made[-1]
 
-    monkeypatch.setattr(capacity, "TransformerLearner", Counted)
+    monkeypatch.setattr(capacity, "transformer_learner", counted)
     grid = "grid={'model.width' = [16, 32], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
     run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2")
     assert len(made) == 2

@@ -22,7 +22,7 @@ from jaxloop.runs.folder import RunFolder, load_parameters
 from jaxloop.runs.runner import run
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import EOS, decode
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY, decode
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,10 @@ def test_the_model_on_disk_is_the_one_that_wrote_the_samples(undisturbed):
         with np.load(undisturbed / f"samples/loop_{loop:03d}/generation_002.npz") as saved:
             rows_NxT, log_prob_N = saved["tokens"], saved["log_prob"]
         parameters = load_parameters(undisturbed, loop)
-        plain_N, tempered_N = log_prob(config.model, parameters, rows_NxT, config.sample.temperature)
+        plain_N, tempered_N = log_prob(config.model, VOCABULARY, parameters, rows_NxT, config.sample.temperature)
         np.testing.assert_allclose(tempered_N, log_prob_N, rtol=1e-4, atol=1e-4)
-        earlier = log_prob(config.model, load_parameters(undisturbed, loop, 1), rows_NxT, config.sample.temperature)
+        before = load_parameters(undisturbed, loop, 1)
+        earlier = log_prob(config.model, VOCABULARY, before, rows_NxT, config.sample.temperature)
         assert np.abs(earlier[1] - log_prob_N).max() > 0.1 < np.abs(plain_N - tempered_N).max()
 
         texts = [decode(row_T) for row_T in rows_NxT]

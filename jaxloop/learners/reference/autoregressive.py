@@ -7,11 +7,12 @@ log-probabilities, which are then normalised anew, token by token.
 Legend: N rows, T tokens a row (the width), V vocabulary, U different rows, A of them (or of N) still under way.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxloop.systems.logic.vocabulary import EOS, lengths_with_end, unique_rows
+from jaxloop.learners.vocabulary import Vocabulary
+from jaxloop.loop.rows import unique_rows
 
 # What a model knows of what it has read: a NamedTuple of arrays whose leading axis is the rows.
 State = Any
@@ -19,6 +20,8 @@ State = Any
 
 class NextToken(Protocol):
     """A model that reads rows from left to right. No method changes the state that it is given."""
+
+    vocabulary: Vocabulary  # of what it reads and writes
 
     def start(self, rows: int) -> State:
         """The state of this many rows before their first token."""
@@ -55,7 +58,7 @@ def _choose(log_probs_NxV: np.ndarray, uniform_N: np.ndarray) -> np.ndarray:
     cumulated_NxV = np.exp(log_probs_NxV).cumsum(axis=1)
     # Scaling by the last sum, which rounding keeps from being 1, leaves no gap above it.
     token_N = (cumulated_NxV <= uniform_N[:, None] * cumulated_NxV[:, -1:]).sum(axis=1)
-    return np.minimum(token_N, EOS).astype(np.uint8)
+    return np.minimum(token_N, log_probs_NxV.shape[1] - 1).astype(np.uint8)
 
 
 def write(
@@ -75,12 +78,13 @@ def write(
       prefix after which the model holds every token impossible is ended by `<eos>`.
     """
     uniform_NxT = generator.random((rows, width))
-    tokens_NxT = np.full((rows, width), EOS, np.uint8)
+    end = model.vocabulary.end
+    tokens_NxT = np.full((rows, width), end, np.uint8)
     alive_A, state = np.arange(rows), model.start(rows)
     for place in range(width):
         token_A = _choose(temper(model.log_probs(state), temperature), uniform_NxT[alive_A, place])
         tokens_NxT[alive_A, place] = token_A
-        goes_on_A = token_A != EOS
+        goes_on_A = token_A != end
         alive_A = alive_A[goes_on_A]
         if len(alive_A) == 0 or place == width - 1:
             break
@@ -101,7 +105,7 @@ def log_prob(model: NextToken, tokens_NxT: np.ndarray, temperature: float = 1.0)
       minus infinity where a token is impossible.
     """
     tokens_UxT, inverse_N, _ = unique_rows(np.asarray(tokens_NxT, np.uint8))
-    length_U = lengths_with_end(tokens_UxT)
+    length_U = model.vocabulary.lengths_with_end(tokens_UxT)
     log_prob_U = np.zeros(len(tokens_UxT))
     alive_A, state = np.arange(len(tokens_UxT)), model.start(len(tokens_UxT))
     for place in range(tokens_UxT.shape[1]):
@@ -114,3 +118,18 @@ def log_prob(model: NextToken, tokens_NxT: np.ndarray, temperature: float = 1.0)
             break
         state = model.advance(_take(state, goes_on_A), token_A[goes_on_A])
     return log_prob_U[inverse_N]
+
+
+class Autoregressive(NamedTuple):
+    """A model that gives the distribution of the next token, as a distribution over rows (see `learner.Fitted`)."""
+
+    model: NextToken
+    width: int  # tokens a row
+
+    def write(self, generator: np.random.Generator, rows: int, temperature: float) -> np.ndarray:
+        """Rows written token by token."""
+        return write(self.model, generator, rows, self.width, temperature)
+
+    def log_prob(self, tokens_NxT: np.ndarray, temperature: float) -> np.ndarray:
+        """Sums of the tokens' log-probabilities."""
+        return log_prob(self.model, tokens_NxT, temperature)

@@ -14,18 +14,18 @@ import jax
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
+from jaxloop.learners.keys import device_key
 from jaxloop.learners.placement import Placement, planned_bytes
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make_sample
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
 from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
-from jaxloop.loop.keys import Purpose, device_key, host_generator
+from jaxloop.learners.vocabulary import Vocabulary
+from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import row_count
 from jaxloop.loop.run_loops import Outcome, Seconds
-from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import EOS
 
 
 class Inputs(NamedTuple):
@@ -74,18 +74,27 @@ class Finished(NamedTuple):
 
 
 class TransformerLearner:
-    """A transformer trained from scratch on each generation's rows."""
+    """A transformer trained from scratch on each generation's rows.
 
-    def __init__(self, config: Config, loop_count: int):
-        self._config = config
+    Args:
+      config: of the loops, which are alike in all but their knobs and seeds.
+      loop_count: how many it will have; no more are computed at once.
+      vocabulary: of their rows.
+      typical_NxT: (N, T) uint8 rows like those that it will read, some thousands; they decide nothing but how rows are
+        laid out, and so how fast it is, and how its sums are rounded.
+    """
+
+    def __init__(self, config: Config, loop_count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray):
+        self._config, self._loop_count, self._vocabulary = config, loop_count, vocabulary
+        self._typical_NxT = typical_NxT
         self._placement = Placement(config.population, loop_count)
         self.places, self.loops_per_device = self._placement.places, self._placement.per_device
         self.devices = self.places // self.loops_per_device
-        self.shape = choose_shape(config)
+        self.shape = choose_shape(config, vocabulary, typical_NxT)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(memory_of(cycle).training_rows(cycle.generations - 1))
 
-        model = make_model(config.model)
+        model = make_model(config.model, vocabulary)
         begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
         sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
         score = make_score(model, width, self.shape)
@@ -112,6 +121,19 @@ class TransformerLearner:
         self.sample = self._placement.map(sample_loop)  # parameters, inputs, batches -> rows, log-probabilities, Work
         self.score = self._placement.map(score_loop)  # parameters, inputs, corpus, active -> nats_2xSxE
 
+    def smaller(self) -> "TransformerLearner | None":
+        """A learner of the same loops that computes half as many on each device, or on half as many cores of a CPU."""
+        config, loop_count = self._config, self._loop_count
+        if self.loops_per_device > 1:
+            population = config.population.model_copy(update={"loops_per_device": self.loops_per_device // 2})
+            config = config.model_copy(update={"population": population})
+        # The devices of a CPU share its memory; two there must be.
+        elif jax.default_backend() == "cpu" and self.devices > 2:
+            loop_count = self.devices // 2
+        else:
+            return None
+        return TransformerLearner(config, loop_count, self._vocabulary, self._typical_NxT)
+
     def _split_sizes(self, rows: int) -> tuple[int, int]:
         """Rows to train on, and rows to choose the best parameters on."""
         validation = min(max(row_count(self._config.train.validation_share, rows), 1), rows - 1)
@@ -120,12 +142,16 @@ class TransformerLearner:
     def _whole(self, tokens_NxT: np.ndarray, capacity: int) -> Corpus:
         """All of these expressions, as one step."""
         sorted_NxT = sort_rows(tokens_NxT)
-        whole = whole_plan(sorted_NxT, self.shape.row_tokens, capacity)
-        return Corpus(_padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
+        whole = whole_plan(sorted_NxT, self._vocabulary, self.shape.row_tokens, capacity)
+        return Corpus(self._padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
+
+    def _padded(self, tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
+        missing = ((0, capacity - len(tokens_NxT)), (0, 0))
+        return np.pad(tokens_NxT, missing, constant_values=self._vocabulary.end)
 
     def probe(self, tokens_NxT: np.ndarray) -> Probe:
         """Rows (N, T) uint8 whose probability will be asked for."""
-        return make_probe(tokens_NxT, self.shape)
+        return make_probe(tokens_NxT, self._vocabulary, self.shape)
 
     def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray) -> Inputs:
         """All that one loop's programs read, as arrays on the host."""
@@ -137,8 +163,8 @@ class TransformerLearner:
         order = host_generator(loop.seed, Purpose.BATCH_ORDER, generation)
         order_SxE = batch_order(order, training_rows, train.steps, train.batch_expressions)
         training = Corpus(
-            _padded(sorted_NxT, self._capacities[0]),
-            plan(sorted_NxT, order_SxE, self.shape.row_tokens),
+            self._padded(sorted_NxT, self._capacities[0]),
+            plan(sorted_NxT, self._vocabulary, order_SxE, self.shape.row_tokens),
             np.int32(training_rows),
         )
         validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
@@ -300,20 +326,19 @@ class TransformerLearner:
         return outcomes, finished.seconds
 
 
-def choose_shape(config: Config) -> RowShape:
+def choose_shape(config: Config, vocabulary: Vocabulary, typical_NxT: np.ndarray) -> RowShape:
     """How the learner lays out its rows: long ones repeat fewer beginnings, but their attention costs more.
 
-    The length is the setting, or what needs the fewest multiplications for the language. On a CPU a chunk is what a
-    core's cache holds, and at most half of a usual step, so that steps with less to read cost less; on accelerators it
-    is a whole step.
+    The length is the setting, or what needs the fewest multiplications for rows like the typical ones. On a CPU a chunk
+    is what a core's cache holds, and at most half of a usual step, so that steps with less to read cost less; on
+    accelerators it is a whole step.
     """
     width, context, batch = config.model.width, config.model.context_tokens, config.train.batch_expressions
-    drawn_NxT = language_of(config.language).draw(np.random.default_rng(0), max(2000, batch), context)
-    sorted_NxT = sort_rows(drawn_NxT)
+    sorted_NxT = sort_rows(typical_NxT)
     order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), 20, batch)
 
     def usual_rows(row_tokens: int) -> float:
-        return plan(sorted_NxT, order_SxE, row_tokens).row_count_S.mean()
+        return plan(sorted_NxT, vocabulary, order_SxE, row_tokens).row_count_S.mean()
 
     def multiplications(row_tokens: int) -> float:
         return usual_rows(row_tokens) * row_tokens * (12 * width**2 + 2 * row_tokens * width)
@@ -326,7 +351,3 @@ def choose_shape(config: Config) -> RowShape:
     else:
         chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))
     return RowShape(row_tokens, max(chunk_rows, 1))
-
-
-def _padded(tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
-    return np.pad(tokens_NxT, ((0, capacity - len(tokens_NxT)), (0, 0)), constant_values=EOS)

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer.attention import attend
-from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE
+from jaxloop.learners.vocabulary import Vocabulary
 
 
 class Cache(NamedTuple):
@@ -31,6 +31,7 @@ class Cache(NamedTuple):
 class Model(NamedTuple):
     """The transformer as pure functions over its parameters."""
 
+    vocabulary: Vocabulary  # of what it reads and writes
     init: Callable  # key -> parameters
     apply: Callable  # parameters, inputs_BxL, depth_BxL, dropout key or None -> logits_BxLxV, for prefix trees
     init_cache: Callable  # nodes -> Cache
@@ -115,10 +116,10 @@ class Transformer(nnx.Module):
     Built with every matrix filled with its standard deviation; `Model.init` multiplies the noise in.
     """
 
-    def __init__(self, settings: ModelSettings, dtype, rngs: nnx.Rngs):
+    def __init__(self, settings: ModelSettings, vocabulary: Vocabulary, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.constant(0.02)
         self.dtype = dtype
-        self.tokens = nnx.Embed(VOCABULARY_SIZE, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.tokens = nnx.Embed(vocabulary.size, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.positions = nnx.Embed(settings.context_tokens, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(settings.dropout)
         # Each by a name of its own: how Flax holds lists, and whether it reads back what it saves of one, has changed.
@@ -207,13 +208,13 @@ def activation_dtype(settings: ModelSettings):
     return jnp.dtype(name)
 
 
-def make_model(settings: ModelSettings) -> Model:
-    """The model of these settings as pure functions; nothing is computed yet."""
+def make_model(settings: ModelSettings, vocabulary: Vocabulary) -> Model:
+    """The model of these settings, for tokens of this vocabulary, as pure functions; nothing is computed yet."""
     dtype = activation_dtype(settings)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(settings, dtype, nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(settings, vocabulary, dtype, nnx.Rngs(0))))
 
     def init(key):
-        _, state = nnx.split(Transformer(settings, dtype, nnx.Rngs(key)))
+        _, state = nnx.split(Transformer(settings, vocabulary, dtype, nnx.Rngs(key)))
         leaves, structure = jax.tree.flatten(nnx.to_pure_dict(state))
         # One draw for all matrices: XLA needs a fifth of a second to compile each.
         sizes = [leaf.size if leaf.ndim > 1 else 0 for leaf in leaves]
@@ -228,6 +229,7 @@ def make_model(settings: ModelSettings) -> Model:
         return Cache(*([jnp.zeros((nodes, settings.width), dtype) for _ in range(settings.layers)] for _ in range(2)))
 
     return Model(
+        vocabulary=vocabulary,
         init=init,
         apply=lambda parameters, inputs_BxL, depth_BxL, key=None: nnx.merge(graph, parameters).packed(
             inputs_BxL, depth_BxL, key
@@ -237,8 +239,8 @@ def make_model(settings: ModelSettings) -> Model:
     )
 
 
-def parameter_count(settings: ModelSettings) -> int:
+def parameter_count(settings: ModelSettings, vocabulary: Vocabulary) -> int:
     """Number of parameters, without the position embedding (nanoGPT's way of counting)."""
-    shapes = jax.eval_shape(make_model(settings).init, jax.random.key(0))
+    shapes = jax.eval_shape(make_model(settings, vocabulary).init, jax.random.key(0))
     counted = {name: shape for name, shape in shapes.items() if name != "positions"}
     return sum(leaf.size for leaf in jax.tree.leaves(counted))

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths, lengths_with_end, unique_rows
+from jaxloop.learners.vocabulary import Vocabulary
+from jaxloop.loop.rows import unique_rows
 
 # Rows that are filled at the same time: with four, a step fills nearly as few rows as with all of them open.
 _OPEN_ROWS = 4
@@ -71,18 +72,19 @@ def most_rows(expressions: int, width: int, row_tokens: int) -> int:
     return min(expressions, expressions * width // (row_tokens - width + 1) + _OPEN_ROWS)
 
 
-def plan(tokens_NxT: np.ndarray, expression_SxE: np.ndarray, row_tokens: int) -> Plan:
+def plan(tokens_NxT: np.ndarray, vocabulary: Vocabulary, expression_SxE: np.ndarray, row_tokens: int) -> Plan:
     """Decide where the expressions of each step lie: in byte order, each in the open row with the tightest fit.
 
     Args:
       tokens_NxT: sorted by `sort_rows`, uint8.
+      vocabulary: what they are tokens of.
       expression_SxE: which of them each step reads.
       row_tokens: L, at least T.
     """
     expression_SxE = np.sort(expression_SxE, axis=1)
-    positions_SxE = lengths_with_end(tokens_NxT)[expression_SxE]
+    positions_SxE = vocabulary.lengths_with_end(tokens_NxT)[expression_SxE]
     shared_SxE, place_SxE = np.zeros_like(positions_SxE), np.zeros_like(positions_SxE)
-    alike_SxE = _alike(tokens_NxT, expression_SxE)
+    alike_SxE = _alike(tokens_NxT, vocabulary, expression_SxE)
 
     steps_S = np.arange(len(expression_SxE))
     shape = (len(steps_S), _OPEN_ROWS)
@@ -112,10 +114,10 @@ def plan(tokens_NxT: np.ndarray, expression_SxE: np.ndarray, row_tokens: int) ->
     return Plan(*ordered, row_count_S.astype(np.int32))
 
 
-def whole_plan(tokens_NxT: np.ndarray, row_tokens: int, capacity: int) -> Plan:
+def whole_plan(tokens_NxT: np.ndarray, vocabulary: Vocabulary, row_tokens: int, capacity: int) -> Plan:
     """One step that reads all N expressions, padded to a capacity of expressions, for a shape that never changes."""
     count = len(tokens_NxT)
-    whole = plan(tokens_NxT, np.arange(count, dtype=np.int32)[None], row_tokens)
+    whole = plan(tokens_NxT, vocabulary, np.arange(count, dtype=np.int32)[None], row_tokens)
     missing = ((0, 0), (0, capacity - count))
     return Plan(
         expression_SxE=np.pad(whole.expression_SxE, missing),
@@ -126,7 +128,7 @@ def whole_plan(tokens_NxT: np.ndarray, row_tokens: int, capacity: int) -> Plan:
     )
 
 
-def _alike(tokens_NxT: np.ndarray, expression_SxE: np.ndarray) -> np.ndarray:
+def _alike(tokens_NxT: np.ndarray, vocabulary: Vocabulary, expression_SxE: np.ndarray) -> np.ndarray:
     """Positions that each expression of a step could share with the one before it, (S, E): 1 + tokens begun alike.
 
     Two sorted expressions begin alike in as many tokens as the least of the neighbours between them do.
@@ -143,7 +145,7 @@ def _alike(tokens_NxT: np.ndarray, expression_SxE: np.ndarray) -> np.ndarray:
     table = np.stack(least)
     tokens_SxE = np.minimum(table[level_SxE, before_SxE], table[level_SxE, np.maximum(after_SxE - 2**level_SxE, 0)])
     tokens_SxE = np.where(apart_SxE == 0, tokens_NxT.shape[1], tokens_SxE)
-    length_SxE = lengths(tokens_NxT)[expression_SxE]
+    length_SxE = vocabulary.lengths(tokens_NxT)[expression_SxE]
     tokens_SxE = np.minimum(tokens_SxE, np.minimum(length_SxE[:, :-1], length_SxE[:, 1:]))
     return np.pad(np.minimum(tokens_SxE + 1, tokens_NxT.shape[1]), ((0, 0), (1, 0)))
 
@@ -155,37 +157,38 @@ class Step(NamedTuple):
     place_ExT: jax.Array  # the position, counted through all rows, whose target a token is; past every row for padding
 
 
-def step_of(tokens_NxT: jax.Array, plan: Plan, step: jax.Array, positions: int) -> Step:
+def step_of(tokens_NxT: jax.Array, vocabulary: Vocabulary, plan: Plan, step: jax.Array, positions: int) -> Step:
     """One step of a plan for these sorted expressions, whose rows have so many positions in all; traced."""
     expression_E, shared_E, place_E = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
     tokens_ExT, depth_1xT = tokens_NxT[expression_E], jnp.arange(tokens_NxT.shape[1])[None]
     # A prefix lies with the first expression that has it: the last one before here that shares less than its length.
     origin_ExT = jnp.where(shared_E[:, None] <= depth_1xT, (place_E - shared_E)[:, None], -1)
     place_ExT = jax.lax.cummax(origin_ExT, axis=0) + depth_1xT
-    length_Ex1 = jnp.sum(tokens_ExT != EOS, axis=1, keepdims=True)
+    length_Ex1 = jnp.sum(tokens_ExT != vocabulary.end, axis=1, keepdims=True)
     return Step(tokens_ExT, jnp.where(depth_1xT <= length_Ex1, jnp.minimum(place_ExT, positions), positions))
 
 
-def lay_out(step: Step, rows: int, row_tokens: int) -> Rows:
+def lay_out(step: Step, vocabulary: Vocabulary, rows: int, row_tokens: int) -> Rows:
     """Write the rows of one step; traced.
 
     Args:
       step: what `step_of` gives for so many rows of this length.
+      vocabulary: what its tokens are of.
       rows: R, as many as the step fills, or more.
       row_tokens: L.
     """
     tokens_ExT, place_ExT = step
-    width = tokens_ExT.shape[1]
-    inputs_ExT = jnp.pad(tokens_ExT[:, :-1], ((0, 0), (1, 0)), constant_values=EOS)
+    width, size = tokens_ExT.shape[1], vocabulary.size
+    inputs_ExT = jnp.pad(tokens_ExT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.end)
     depth_ExT = jnp.broadcast_to(jnp.arange(width)[None], place_ExT.shape)
     depth_ExT = depth_ExT.astype(jnp.uint8 if width <= 256 else jnp.int32)
 
     def positions(fill, dtype):
         return jnp.full(rows * row_tokens, fill, dtype).at[place_ExT]
 
-    targets = jnp.zeros(rows * row_tokens * VOCABULARY_SIZE).at[place_ExT * VOCABULARY_SIZE + tokens_ExT]
+    targets = jnp.zeros(rows * row_tokens * size).at[place_ExT * size + tokens_ExT]
     return Rows(
-        inputs_RxL=positions(EOS, jnp.uint8).set(inputs_ExT, mode="drop").reshape(rows, row_tokens),
+        inputs_RxL=positions(vocabulary.end, jnp.uint8).set(inputs_ExT, mode="drop").reshape(rows, row_tokens),
         depth_RxL=positions(0, depth_ExT.dtype).set(depth_ExT, mode="drop").reshape(rows, row_tokens),
-        targets_RxLxV=targets.add(1, mode="drop").reshape(rows, row_tokens, VOCABULARY_SIZE),
+        targets_RxLxV=targets.add(1, mode="drop").reshape(rows, row_tokens, size),
     )

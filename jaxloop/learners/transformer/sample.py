@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from jaxloop.learners.placement import most_of_mapped
 from jaxloop.learners.transformer.model import Cache, Model
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE
 
 # The model reads this many positions first, then twice as many, and so on.
 _SHORTEST_READ = 16
@@ -79,7 +78,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
     temperature, writes each. Batches are written one after the other; the rows of those that are not asked for are
     nothing but `<eos>`, which is the greatest token, with a log-probability of 0, and cost nothing.
     """
-    count = batch_count(rows, batch_rows)
+    count, vocabulary = batch_count(rows, batch_rows), model.vocabulary
     size = -(-rows // count)
     chunk = chunk_prefixes(size)
     places = -(-size // chunk) * chunk
@@ -102,13 +101,14 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
             )
             return jax.lax.dynamic_update_slice_in_dim(logits_PxV, logits_CxV, first, 0), cache
 
-        return jax.lax.fori_loop(0, chunks_of(tree), read_chunk, (jnp.zeros((places, VOCABULARY_SIZE)), cache))
+        return jax.lax.fori_loop(0, chunks_of(tree), read_chunk, (jnp.zeros((places, vocabulary.size)), cache))
 
     def grow(tree: Tree, token_N: jax.Array, log_prob_N: jax.Array) -> Tree:
         """The tree in which each sequence that is not finished goes on with this token, of this log-probability."""
         # A branch is a prefix and a next token; those that somebody takes are numbered in order.
-        branch_N = jnp.where(token_N == EOS, places * VOCABULARY_SIZE, tree.prefix_N * VOCABULARY_SIZE + token_N)
-        taken = jnp.zeros(places * VOCABULARY_SIZE, jnp.int32).at[branch_N].set(1, mode="drop")
+        nowhere = places * vocabulary.size
+        branch_N = jnp.where(token_N == vocabulary.end, nowhere, tree.prefix_N * vocabulary.size + token_N)
+        taken = jnp.zeros(nowhere, jnp.int32).at[branch_N].set(1, mode="drop")
         number = jnp.cumsum(taken)
         prefix_N = number.at[branch_N].get(mode="fill", fill_value=places + 1) - 1
         parent_P = jnp.zeros(places, jnp.int32).at[prefix_N].set(tree.prefix_N, mode="drop")
@@ -139,7 +139,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
                 token_N = choose(logits_NxV, uniform_TxN[tree.position])
                 log_prob_Nx1 = jnp.take_along_axis(jax.nn.log_softmax(logits_NxV), token_N[:, None], axis=1)
                 goes_on_N = tree.prefix_N < places
-                token_N = jnp.where(goes_on_N, token_N, jnp.uint8(EOS))
+                token_N = jnp.where(goes_on_N, token_N, jnp.uint8(vocabulary.end))
                 return grow(tree, token_N, jnp.where(goes_on_N, log_prob_Nx1[:, 0], 0)), cache
 
             tree = Tree(
@@ -147,9 +147,9 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
                 prefix_count=jnp.where(asked_for, 1, 0),
                 first_node=jnp.int32(0),
                 prefix_N=jnp.where(asked_for, jnp.zeros(size, jnp.int32), places),
-                token_P=jnp.full(places, EOS, jnp.uint8),
+                token_P=jnp.full(places, vocabulary.end, jnp.uint8),
                 node_PxT=jnp.zeros((places, width), jnp.int32),
-                tokens_TxN=jnp.full((width, size), EOS, jnp.uint8),
+                tokens_TxN=jnp.full((width, size), vocabulary.end, jnp.uint8),
                 log_prob_N=jnp.zeros(size),
                 work=work,
             )
@@ -169,7 +169,7 @@ def make_sample(model: Model, rows: int, width: int, batch_rows: int) -> Callabl
 
         # One node each for all that a batch could write, and room for a chunk's unused places.
         cache = model.init_cache(size * width + chunk)
-        nothing = jnp.full((count, size, width), EOS, jnp.uint8), jnp.zeros((count, size))
+        nothing = jnp.full((count, size, width), vocabulary.end, jnp.uint8), jnp.zeros((count, size))
         tokens, log_prob, work, _ = jax.lax.fori_loop(
             0, most_of_mapped(batches.count), write_batch, (*nothing, Work(jnp.int32(0), jnp.int32(0)), cache)
         )

@@ -20,7 +20,8 @@ from jaxloop.learners.placement import most_of_mapped
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.packing import RowShape, plan, sort_rows
 from jaxloop.learners.transformer.train import Corpus, make_read, take_chunk
-from jaxloop.systems.logic.vocabulary import VOCABULARY_SIZE, unique_rows
+from jaxloop.learners.vocabulary import Vocabulary
+from jaxloop.loop.rows import unique_rows
 
 # As many are read in one step: planning takes time for each of them, but not for each step.
 _STEP_EXPRESSIONS = 1024
@@ -33,7 +34,7 @@ class Probe(NamedTuple):
     place_N: np.ndarray  # where each stands among the sorted ones
 
 
-def make_probe(tokens_NxT: np.ndarray, shape: RowShape) -> Probe:
+def make_probe(tokens_NxT: np.ndarray, vocabulary: Vocabulary, shape: RowShape) -> Probe:
     """Pack rows (N, T) uint8, any of them, for a program of `make_score`."""
     _, inverse_N, counts_U = unique_rows(tokens_NxT)
     sorted_NxT = sort_rows(tokens_NxT)
@@ -41,8 +42,8 @@ def make_probe(tokens_NxT: np.ndarray, shape: RowShape) -> Probe:
     steps = -(-rows // expressions)
     # The last expression once more where the last step has room: what is alike costs nothing.
     expression_SxE = np.minimum(np.arange(steps * expressions, dtype=np.int32), rows - 1).reshape(steps, expressions)
-    corpus = Corpus(sorted_NxT, plan(sorted_NxT, expression_SxE, shape.row_tokens), np.int32(rows))
-    return Probe(corpus, (np.cumsum(counts_U) - counts_U)[inverse_N])
+    planned = plan(sorted_NxT, vocabulary, expression_SxE, shape.row_tokens)
+    return Probe(Corpus(sorted_NxT, planned, np.int32(rows)), (np.cumsum(counts_U) - counts_U)[inverse_N])
 
 
 def make_score(model: Model, width: int, shape: RowShape) -> Callable:
@@ -54,7 +55,8 @@ def make_score(model: Model, width: int, shape: RowShape) -> Callable:
 
     def score(parameters: dict, corpus: Corpus, temperature: jax.Array, active: jax.Array) -> jax.Array:
         steps, expressions = corpus.plan.expression_SxE.shape
-        read, size = make_read(width, expressions, shape), shape.chunk_rows
+        vocabulary, size = model.vocabulary, shape.chunk_rows
+        read = make_read(vocabulary, width, expressions, shape)
 
         def score_step(step):
             (tokens_ExT, place_ExT), of_step, chunks = read(corpus, step)
@@ -65,11 +67,11 @@ def make_score(model: Model, width: int, shape: RowShape) -> Callable:
                 both_2xRxLxV = jax.nn.log_softmax(jnp.stack([logits_RxLxV, logits_RxLxV / temperature]))
                 return jax.lax.dynamic_update_slice_in_dim(nats_2xRxLxV, both_2xRxLxV, chunk * size, axis=1)
 
-            nats_2xRxLxV = jnp.zeros((2, *of_step.inputs_RxL.shape, VOCABULARY_SIZE))
+            nats_2xRxLxV = jnp.zeros((2, *of_step.inputs_RxL.shape, vocabulary.size))
             chunks = most_of_mapped(jnp.where(active, chunks, 0))
             nats_2xP = jax.lax.fori_loop(0, chunks, add_chunk, nats_2xRxLxV).reshape(2, -1)
             # Padding lies past every row, and adds nothing.
-            index_ExT = place_ExT * VOCABULARY_SIZE + tokens_ExT
+            index_ExT = place_ExT * vocabulary.size + tokens_ExT
             return jnp.sum(nats_2xP.at[:, index_ExT].get(mode="fill", fill_value=0), axis=-1)
 
         return jnp.swapaxes(jax.lax.map(score_step, jnp.arange(steps)), 0, 1)
@@ -85,15 +87,18 @@ def in_order(probe: Probe, nats_2xSxE: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _compiled(settings: ModelSettings, shape: RowShape) -> Callable:
-    return jax.jit(make_score(make_model(settings), settings.context_tokens, shape))
+def _compiled(settings: ModelSettings, vocabulary: Vocabulary, shape: RowShape) -> Callable:
+    return jax.jit(make_score(make_model(settings, vocabulary), settings.context_tokens, shape))
 
 
-def log_prob(settings: ModelSettings, parameters: dict, tokens_NxT: np.ndarray, temperature: float) -> np.ndarray:
-    """Log-probability of any rows under a trained model, outside of a run; see `store.load_parameters`.
+def log_prob(
+    settings: ModelSettings, vocabulary: Vocabulary, parameters: dict, tokens_NxT: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Log-probability of any rows under a trained model, outside of a run.
 
     Args:
       settings: the model's.
+      vocabulary: the model's.
       parameters: the model's.
       tokens_NxT: (N, context_tokens) uint8, `<eos>` from the end of each row on.
       temperature: divides the logits.
@@ -109,6 +114,6 @@ def log_prob(settings: ModelSettings, parameters: dict, tokens_NxT: np.ndarray, 
             f"rows of {settings.context_tokens} tokens are needed, not an array of shape {tokens_NxT.shape}"
         )
     shape = RowShape(settings.context_tokens, max(1, 256 // settings.context_tokens))
-    probe = make_probe(tokens_NxT, shape)
-    nats = _compiled(settings, shape)(parameters, probe.corpus, np.float32(temperature), np.bool_(True))
+    probe = make_probe(tokens_NxT, vocabulary, shape)
+    nats = _compiled(settings, vocabulary, shape)(parameters, probe.corpus, np.float32(temperature), np.bool_(True))
     return in_order(probe, np.asarray(nats))

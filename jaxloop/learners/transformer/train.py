@@ -14,6 +14,7 @@ import optax
 from jaxloop.config.schema import TrainSettings
 from jaxloop.learners.transformer.model import Model
 from jaxloop.learners.transformer.packing import Plan, Rows, RowShape, Step, lay_out, most_rows, step_of
+from jaxloop.learners.vocabulary import Vocabulary
 
 
 class Corpus(NamedTuple):
@@ -43,14 +44,14 @@ class Training(NamedTuple):
     looks_without_gain: jax.Array
 
 
-def make_read(width: int, expressions: int, shape: RowShape) -> Callable:
+def make_read(vocabulary: Vocabulary, width: int, expressions: int, shape: RowShape) -> Callable:
     """Build `read(corpus, step) -> Step, Rows, chunks`: a step, its rows, and how many chunks hold something."""
     size = shape.chunk_rows
     capacity = -(-most_rows(expressions, width, shape.row_tokens) // size) * size
 
     def read(corpus: Corpus, step: jax.Array) -> tuple[Step, Rows, jax.Array]:
-        of_step = step_of(corpus.tokens_NxT, corpus.plan, step, capacity * shape.row_tokens)
-        rows = lay_out(of_step, capacity, shape.row_tokens)
+        of_step = step_of(corpus.tokens_NxT, vocabulary, corpus.plan, step, capacity * shape.row_tokens)
+        rows = lay_out(of_step, vocabulary, capacity, shape.row_tokens)
         return of_step, rows, (corpus.plan.row_count_S[step] + size - 1) // size
 
     return read
@@ -75,7 +76,7 @@ def make_evaluate(model: Model, width: int, expressions: int, shape: RowShape) -
 
     The corpus has one step, of so many expressions at most. Where `active` is false, nothing is computed.
     """
-    read = make_read(width, expressions, shape)
+    read = make_read(model.vocabulary, width, expressions, shape)
 
     def evaluate(parameters: dict, corpus: Corpus, active: jax.Array) -> jax.Array:
         _, rows, chunks = read(corpus, 0)
@@ -126,7 +127,7 @@ def make_train(
       to the next look at the validation expressions, and looks. Calling it `looks(settings)` times trains the model;
       where all steps are taken, patience has run out, or `active` is false, it returns what it was given at no cost.
     """
-    read = make_read(width, settings.batch_expressions, shape)
+    read = make_read(model.vocabulary, width, settings.batch_expressions, shape)
     evaluate = make_evaluate(model, width, validation_expressions, shape)
 
     def begin(init_key: jax.Array, knobs: TrainingKnobs) -> Training:

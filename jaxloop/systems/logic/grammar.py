@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxloop.errors import RunError
 from jaxloop.systems.logic.language import Language, node_depths
-from jaxloop.systems.logic.vocabulary import FALSE, NOT, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import FALSE, NOT, VOCABULARY
 
 _TOLERANCE = 1e-12
 # Ten to twenty are enough, unless the likelihood rises for ever towards a probability of 0; there they bound the time.
@@ -30,12 +30,12 @@ def choice_counts(language: Language, tokens_NxT: np.ndarray) -> np.ndarray:
     """How often each leaf and operator is chosen at each depth of rows that lie in the language's support.
 
     Returns:
-      counts_DxV: (max_depth + 1, VOCABULARY_SIZE) float64; 0 for tokens that are no choice.
+      counts_DxV: (max_depth + 1, VOCABULARY.size) float64; 0 for tokens that are no choice.
     """
-    inside_NxT = np.arange(tokens_NxT.shape[1]) < lengths(tokens_NxT)[:, None]
+    inside_NxT = np.arange(tokens_NxT.shape[1]) < VOCABULARY.lengths(tokens_NxT)[:, None]
     is_node_NxT = inside_NxT & (tokens_NxT >= NOT) & (tokens_NxT <= FALSE)
-    places = node_depths(tokens_NxT)[is_node_NxT] * VOCABULARY_SIZE + tokens_NxT[is_node_NxT]
-    shape = (language.max_depth + 1, VOCABULARY_SIZE)
+    places = node_depths(tokens_NxT)[is_node_NxT] * VOCABULARY.size + tokens_NxT[is_node_NxT]
+    shape = (language.max_depth + 1, VOCABULARY.size)
     return np.bincount(places, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
 
 
@@ -50,7 +50,7 @@ def _with_probabilities(language: Language, share_DxV: np.ndarray, only_true: bo
 
 def _false_counts(language: Language) -> np.ndarray:
     """Expected number of each choice at each depth of a false expression, times P(false), (D, V)."""
-    counts_DxV = np.zeros((language.max_depth + 1, VOCABULARY_SIZE))
+    counts_DxV = np.zeros((language.max_depth + 1, VOCABULARY.size))
     nodes = [language.value_probabilities(0)[0], 0.0]  # expected number at a depth of nodes that are false, and true
     for depth, counts_V in enumerate(counts_DxV):
         below = [0.0, 0.0]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY_SIZE, encode
+from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY, encode
 
 VERDICTS = ("invalid", "false", "true")
 INVALID, FALSE_VERDICT, TRUE_VERDICT = range(len(VERDICTS))
@@ -61,7 +61,7 @@ def _transition_tables() -> tuple[np.ndarray, np.ndarray]:
     after_operand_Sx2[IS_FALSE] = CLOSES_FALSE
     after_operand_Sx2[IS_TRUE] = CLOSES_TRUE
 
-    after_token_SxV = np.full((BROKEN + 1, VOCABULARY_SIZE), BROKEN, np.uint8)
+    after_token_SxV = np.full((BROKEN + 1, VOCABULARY.size), BROKEN, np.uint8)
     after_token_SxV[:, FALSE] = after_operand_Sx2[:, 0]
     after_token_SxV[:, TRUE] = after_operand_Sx2[:, 1]
     after_token_SxV[OPENED, NOT] = NEGATES
@@ -93,7 +93,7 @@ def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             jnp.where(
                 closes,
                 after_operand[enclosing_T[open_count - 1], operand],
-                jnp.where(token < VOCABULARY_SIZE, after_token[state, token], jnp.uint8(BROKEN)),
+                jnp.where(token < VOCABULARY.size, after_token[state, token], jnp.uint8(BROKEN)),
             ),
         )
         state = jnp.where(ended, state, moved)

@@ -21,6 +21,7 @@ Legend: N rows, T tokens a row, K nodes of the full binary tree of depth max_dep
 P nodes that are present at one depth in any row, W ways, D depths, V vocabulary.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ import numpy as np
 from jaxloop.config.schema import LanguageSettings, longest_expression_tokens
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.judge import INVALID, TRUE_VERDICT, judge_jitted
-from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY
 
 ENUMERATION_LIMIT = 1_000_000
 
@@ -70,8 +71,9 @@ def node_depths(tokens_NxT: np.ndarray) -> np.ndarray:
     return open_NxT - ((tokens_NxT == NOT) | (tokens_NxT == AND) | (tokens_NxT == OR))
 
 
+@functools.cache
 def language_of(settings: LanguageSettings) -> "Language":
-    """The language of these settings."""
+    """The language of these settings, made once: what has been worked out of it need not be again."""
     return Language(settings.min_depth, settings.max_depth, settings.only_true)
 
 
@@ -302,7 +304,7 @@ class Language:
         if verdict_N is None:
             verdict_N = np.asarray(judge_jitted(tokens_NxT).verdict_N)
         # At one depth too many, for what lies deeper still, only what is no choice is free.
-        nats_DxV = np.zeros((self.max_depth + 2, VOCABULARY_SIZE))
+        nats_DxV = np.zeros((self.max_depth + 2, VOCABULARY.size))
         nats_DxV[:, _OPERATORS + _LEAVES] = -math.inf
         for depth in range(self.max_depth + 1):
             for choice, share in zip(self.choices(depth), self.probabilities(depth), strict=True):
@@ -311,7 +313,7 @@ class Language:
         valid_N = verdict_N != INVALID
         log_prob_N = np.full(len(tokens_NxT), -math.inf)
         tokens_VxT = tokens_NxT[valid_N]
-        inside_VxT = np.arange(tokens_NxT.shape[1]) < lengths(tokens_VxT)[:, None]
+        inside_VxT = np.arange(tokens_NxT.shape[1]) < VOCABULARY.lengths(tokens_VxT)[:, None]
         depth_VxT = np.clip(node_depths(tokens_VxT), 0, self.max_depth + 1)
         log_prob_N[valid_N] = nats_DxV[depth_VxT, np.where(inside_VxT, tokens_VxT, EOS)].sum(axis=1)
         if self.only_true:

@@ -14,7 +14,7 @@ from rapidfuzz.process import cdist
 
 from jaxloop.errors import InputError
 from jaxloop.learners.placement import measuring_device
-from jaxloop.loop.rows import KINDS, Rows
+from jaxloop.loop.rows import KINDS, Rows, unique_rows
 from jaxloop.systems.logic.judge import (
     EMPTY,
     INVALID,
@@ -26,7 +26,7 @@ from jaxloop.systems.logic.judge import (
     judge_jitted,
 )
 from jaxloop.systems.logic.structure import canonical_rows, distinct_ngrams, hill_number, shannon_entropy, shape_rows
-from jaxloop.systems.logic.vocabulary import decode, lengths, unique_rows
+from jaxloop.systems.logic.vocabulary import VOCABULARY, decode
 
 TOP_SAMPLES = 10
 
@@ -79,7 +79,8 @@ def diversity(tokens_NxT: np.ndarray) -> float:
     """`pairwise_diversity` of rows of tokens; `<eos>` does not count as a token."""
     tokens_UxT, _, counts_U = unique_rows(tokens_NxT)
     texts = [
-        row.tobytes()[:length].decode("latin-1") for row, length in zip(tokens_UxT, lengths(tokens_UxT), strict=True)
+        row.tobytes()[:length].decode("latin-1")
+        for row, length in zip(tokens_UxT, VOCABULARY.lengths(tokens_UxT), strict=True)
     ]
     return pairwise_diversity(texts, counts_U)
 
@@ -123,7 +124,7 @@ def measure_rows(tokens_NxT: np.ndarray, judgement: Judgement) -> dict[str, floa
         "unique_share": len(counts_U) / rows,
         "heterozygosity": 1 - float(np.sum((counts_U / rows) ** 2)),
         "entropy_nats": shannon_entropy(counts_U),
-        "mean_length_tokens": float(lengths(tokens_NxT).mean()),
+        "mean_length_tokens": float(VOCABULARY.lengths(tokens_NxT).mean()),
         "mean_depth": float(judgement.depth_N[valid_N].mean()) if valid_N.any() else math.nan,
     }
 

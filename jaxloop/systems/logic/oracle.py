@@ -22,7 +22,7 @@ import numpy as np
 from jaxloop.systems.logic import judge
 from jaxloop.systems.logic.judge import WANTS_OPERAND_S, AFTER_OPERAND_Sx2, AFTER_TOKEN_SxV
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY_SIZE
+from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY
 
 _LEAVES = [FALSE, TRUE]
 _CLOSES = [judge.CLOSES_FALSE, judge.CLOSES_TRUE]
@@ -31,7 +31,7 @@ _WHOLE = [judge.WHOLE_FALSE, judge.WHOLE_TRUE]
 
 def _choice_probabilities(language: Language) -> np.ndarray:
     """Probability of each choice at each depth, (D, V)."""
-    probability_DxV = np.zeros((language.max_depth + 1, VOCABULARY_SIZE))
+    probability_DxV = np.zeros((language.max_depth + 1, VOCABULARY.size))
     for depth, probability_V in enumerate(probability_DxV):
         probability_V[list(language.choices(depth))] = language.probabilities(depth)
     return probability_DxV
@@ -60,12 +60,12 @@ def _tables(language: Language) -> tuple[np.ndarray, np.ndarray]:
     """
     probability_DxV = _choice_probabilities(language)
     operator_DxB = _operator_values(probability_DxV)
-    weight_DxSxVxB = np.zeros((language.max_depth + 1, judge.BROKEN + 1, VOCABULARY_SIZE, 2))
+    weight_DxSxVxB = np.zeros((language.max_depth + 1, judge.BROKEN + 1, VOCABULARY.size, 2))
     operand_DxSxBxB = np.zeros((language.max_depth + 1, judge.BROKEN + 1, 2, 2))
     weight_DxSxVxB[:, _CLOSES, CLOSE] = weight_DxSxVxB[:, _WHOLE, EOS] = np.eye(2)
     for depth, weight_SxVxB in enumerate(weight_DxSxVxB):
         # A node within `depth` parentheses is at that depth; an operator stands in its own parentheses.
-        operator_V = probability_DxV[depth - 1] if depth else np.zeros(VOCABULARY_SIZE)
+        operator_V = probability_DxV[depth - 1] if depth else np.zeros(VOCABULARY.size)
         # From the last state to the first: every token leads to a later one, whose weights sum to its h.
         for state in reversed(range(_CLOSES[0])):
             if WANTS_OPERAND_S[state]:
@@ -93,6 +93,8 @@ class Oracle:
     Args:
       language: the source; conditioned on truth where it is itself.
     """
+
+    vocabulary = VOCABULARY
 
     def __init__(self, language: Language):
         self._weight_DxSxVxB, self._operand_DxSxBxB = _tables(language)

@@ -12,6 +12,8 @@ from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.systems.logic import census
 from jaxloop.systems.logic.language import language_of
 
+_TYPICAL_ROWS = 2000
+
 
 def first_rows(config: Config, seed: int) -> np.ndarray:
     """The first data set, (N, T) uint8: drawn from the most probable expressions that hold `cycle.first_mass_share`.
@@ -48,6 +50,12 @@ def fresh_rows(config: Config, seed: int, generation: int, count: int) -> np.nda
     """So many rows of the whole language, (N, T) uint8, drawn for a generation."""
     generator = host_generator(seed, Purpose.FRESH_ROWS, generation)
     return language_of(config.language).draw(generator, count, config.model.context_tokens)
+
+
+def typical_rows(config: Config) -> np.ndarray:
+    """Rows of the whole language, (N, T) uint8, the same in every run: what a learner lays out its rows for."""
+    rows = max(_TYPICAL_ROWS, config.train.batch_expressions)
+    return language_of(config.language).draw(np.random.default_rng(0), rows, config.model.context_tokens)
 
 
 def held_out_rows(config: Config, seed: int) -> np.ndarray:

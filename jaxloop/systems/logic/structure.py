@@ -1,6 +1,6 @@
 """What rows of tokens mean and how they are built: canonical form, shape, root, operators; diversity of classes.
 
-A class is whatever rows have in common, such as their canonical form; `vocabulary.unique_rows` counts classes that
+A class is whatever rows have in common, such as their canonical form; `rows.unique_rows` counts classes that
 are rows themselves.
 
 Legend: N rows, T tokens a row, V tokens of the vocabulary, U different rows, C classes, G n-grams.
@@ -10,25 +10,14 @@ import math
 
 import numpy as np
 
-from jaxloop.systems.logic.vocabulary import (
-    AND,
-    CLOSE,
-    EOS,
-    FALSE,
-    NOT,
-    OPEN,
-    OR,
-    TRUE,
-    VOCABULARY_SIZE,
-    lengths,
-    unique_rows,
-)
+from jaxloop.loop.rows import unique_rows
+from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY
 
 _OPERATORS = (NOT, AND, OR)
-_BYTE = tuple(bytes([token]) for token in range(VOCABULARY_SIZE))
+_BYTE = tuple(bytes([token]) for token in range(VOCABULARY.size))
 _NOT, _OPEN, _CLOSE, _EOS = _BYTE[NOT], _BYTE[OPEN], _BYTE[CLOSE], _BYTE[EOS]
 
-_SHAPE_V = np.arange(VOCABULARY_SIZE, dtype=np.uint8)
+_SHAPE_V = np.arange(VOCABULARY.size, dtype=np.uint8)
 _SHAPE_V[OR] = AND
 _SHAPE_V[FALSE] = TRUE
 
@@ -162,7 +151,7 @@ def distinct_ngrams(tokens_NxT: np.ndarray, n: int) -> float:
       A number in (0, 1]; not a number where no row has n tokens.
     """
     place_T = np.arange(tokens_NxT.shape[1])
-    row_G, start_G = np.nonzero(place_T + n <= lengths(tokens_NxT)[:, None])
+    row_G, start_G = np.nonzero(place_T + n <= VOCABULARY.lengths(tokens_NxT)[:, None])
     if not len(row_G):
         return math.nan
     code_G = np.zeros(len(row_G), np.int64)
@@ -170,5 +159,5 @@ def distinct_ngrams(tokens_NxT: np.ndarray, n: int) -> float:
         # Long n-grams would overflow: the rank among up to 2^39 different ones leaves room for 8 more tokens.
         if offset and offset % 8 == 0:
             code_G = np.unique(code_G, return_inverse=True)[1]
-        code_G = code_G * VOCABULARY_SIZE + tokens_NxT[row_G, start_G + offset]
+        code_G = code_G * VOCABULARY.size + tokens_NxT[row_G, start_G + offset]
     return len(np.unique(code_G)) / len(code_G)

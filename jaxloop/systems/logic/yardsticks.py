@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
+from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import Learner, Record
 from jaxloop.measures.distances import (
     Estimate,
@@ -29,7 +30,6 @@ from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.measures import verdicts
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.tails import Tails, alive_shares, describe_rows, estimated_shares, exact_shares
-from jaxloop.systems.logic.vocabulary import unique_rows
 
 # The names of probes.
 REAL, WHOLE = "real", "whole_language"

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from jaxloop.learners.reference.autoregressive import log_prob, temper, write
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 WIDTH = 4
 TEMPERATURES = [1.0, 0.6, 2.5]
@@ -35,6 +35,8 @@ class Given:
 class Chain:
     """Next token by the last two; notes what it was asked."""
 
+    vocabulary = VOCABULARY
+
     def __init__(self, probability_VxVxV):
         self.table = np.full(probability_VxVxV.shape, -np.inf)
         np.log(probability_VxVxV, out=self.table, where=probability_VxVxV > 0)
@@ -56,8 +58,8 @@ class Chain:
 def chain():
     """Tokens 1, 4, 5 and `<eos>`, after each pair of tokens some of them; after (4, 4) none."""
     generator = np.random.default_rng(0)
-    probability = np.zeros((VOCABULARY_SIZE,) * 3)
-    probability[..., [1, 4, 5, EOS]] = generator.dirichlet(np.ones(4), (VOCABULARY_SIZE, VOCABULARY_SIZE))
+    probability = np.zeros((VOCABULARY.size,) * 3)
+    probability[..., [1, 4, 5, EOS]] = generator.dirichlet(np.ones(4), (VOCABULARY.size, VOCABULARY.size))
     probability[5, :, 4] = probability[1, 1, EOS] = 0
     probability /= probability.sum(axis=-1, keepdims=True)
     probability[4, 4] = 0
@@ -91,13 +93,13 @@ def test_log_prob_of_every_row(chain, temperature):
     np.testing.assert_allclose(np.exp(found), list(expected.values()), rtol=1e-12)
     assert (np.isneginf(found) == (np.array(list(expected.values())) == 0)).all()
     assert 0 < np.isneginf(found).sum() < len(rows)
-    assert (lengths(rows[np.isfinite(found)]) == WIDTH).any()
+    assert (VOCABULARY.lengths(rows[np.isfinite(found)]) == WIDTH).any()
 
 
 def test_log_prob_of_any_ids(chain):
     """Catches what follows `<eos>` being read, equal rows mixed up, and garbage that raises or warns."""
-    rows = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, (5000, WIDTH)).astype(np.uint8)
-    clean = np.where(np.arange(WIDTH) < lengths(rows)[:, None], rows, EOS)
+    rows = np.random.default_rng(1).integers(0, VOCABULARY.size, (5000, WIDTH)).astype(np.uint8)
+    clean = np.where(np.arange(WIDTH) < VOCABULARY.lengths(rows)[:, None], rows, EOS)
     expected = brute(chain, 0.6)
     found = log_prob(chain, rows, 0.6)
     np.testing.assert_allclose(np.exp(found), [expected.get(tuple(row), 0.0) for row in clean.tolist()], rtol=1e-12)
@@ -113,7 +115,7 @@ def test_only_rows_under_way_are_read(chain):
     assert chain.asked == [3, 2, 1, 1]
     chain.asked.clear()
     written = write(chain, np.random.default_rng(2), 500, WIDTH)
-    assert chain.asked == [np.count_nonzero(lengths(written) >= place) for place in range(WIDTH)]
+    assert chain.asked == [np.count_nonzero(VOCABULARY.lengths(written) >= place) for place in range(WIDTH)]
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -151,14 +153,14 @@ def test_the_slice_in_which_the_uniform_number_falls():
     """Catches a sampler that is right in the mean only: tokens in another order, bounds on the wrong side, tokens of
     probability 0 at the very ends of the range."""
     uniform = [0.0, 0.2499, 0.25, 0.74, 0.75, 1 - 2**-53]
-    probability = np.zeros((VOCABULARY_SIZE,) * 3)
+    probability = np.zeros((VOCABULARY.size,) * 3)
     probability[..., [1, 3, 5]] = 0.25, 0.5, 0.25
     assert write(Chain(probability), Given(uniform), 6, 1).tolist() == [[1], [1], [3], [3], [5], [5]]
 
 
 def test_a_dead_prefix_is_ended():
     """Catches a loop that never ends, a warning, or a token id of 8, where the model holds nothing possible."""
-    chain = Chain(np.zeros((VOCABULARY_SIZE,) * 3))
+    chain = Chain(np.zeros((VOCABULARY.size,) * 3))
     assert (write(chain, np.random.default_rng(0), 3, WIDTH) == EOS).all()
     assert np.isneginf(log_prob(chain, np.full((3, WIDTH), EOS, np.uint8), 0.6)).all()
 

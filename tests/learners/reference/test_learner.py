@@ -1,4 +1,4 @@
-"""Reference learners in the loop itself, against what is known of them in closed form."""
+"""Reference learners in the loop itself, against what is known of a memoriser in closed form."""
 
 import functools
 import math
@@ -6,21 +6,16 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from tiny import Silent, results, run_silently, run_tiny, tiny_config
+from tiny import tiny_config
 
-from jaxloop.config.presets import load
 from jaxloop.config.schema import loops
-from jaxloop.errors import InputError
-from jaxloop.learners.reference.learner import ReferenceLearner, fit
+from jaxloop.learners.reference.learner import ReferenceLearner, Resample
+from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import Record, run_loops
-from jaxloop.runs.runner import tables_of
-from jaxloop.systems.logic import source
-from jaxloop.systems.logic.language import Language, language_of
-from jaxloop.systems.logic.vocabulary import unique_rows
-from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks
 
-EXPRESSIONS_UxT = Language(1, 2).enumerate(16)
-NAMES = ("resample", "grammar", "ngram", "oracle")
+# Genes are points of the plane here: nothing in the loop or the learner knows what a row is.
+POINTS_UxD = np.random.default_rng(0).normal(size=(50, 2))
+FITS = {"resample": lambda loop, training: Resample(training)}
 
 
 def silent(*_) -> None:
@@ -32,22 +27,22 @@ class NothingFresh:
 
     def fresh_rows(self, config, seed: int, generation: int, count: int) -> np.ndarray:
         assert count == 0
-        return EXPRESSIONS_UxT[:0]
+        return POINTS_UxD[:0]
 
 
 class TwoAlleles(NothingFresh):
-    """Half of the rows are one expression, and half another one: two alleles of a gene at frequency 1/2."""
+    """Half of the rows are one point, and half another one: two alleles of a gene at frequency 1/2."""
 
     def first_rows(self, config, seed: int) -> np.ndarray:
         rows = config.cycle.rows
-        return EXPRESSIONS_UxT[np.arange(rows) % 2]
+        return POINTS_UxD[np.arange(rows) % 2]
 
 
 class AllDifferent(NothingFresh):
     """Every row another one."""
 
     def first_rows(self, config, seed: int) -> np.ndarray:
-        return EXPRESSIONS_UxT[: config.cycle.rows]
+        return POINTS_UxD[: config.cycle.rows]
 
 
 @functools.cache
@@ -62,7 +57,7 @@ def drift(source_kind, rows: int, generations: int) -> np.ndarray:
         heterozygosity[record.loop.index, record.state.generation] = 1 - np.sum((counts_U / rows) ** 2)
 
     diverged = run_loops(
-        loops(config), {}, source_kind(), ReferenceLearner(Language(1, 2)), lambda loop, generation: {}, keep, silent
+        loops(config), {}, source_kind(), ReferenceLearner(FITS), lambda loop, generation: {}, keep, silent
     )
     assert diverged == [] and np.all(np.isfinite(heterozygosity))
     return heterozygosity
@@ -123,152 +118,83 @@ def test_fixation_takes_as_long_as_population_genetics_says(source_kind, diffusi
     assert np.all(np.diff(fixed.astype(int), axis=1) >= 0), "what is lost does not come back"
 
 
-def fitted(name: str, temperature: float = 1.0, depth: int = 2):
-    config = tiny_config(f"learner.name={name}", "grid={}", f"sample.temperature={temperature}")
-    training_NxT = Language(1, depth).draw(np.random.default_rng(0), 500, 16)
-    return fit(loops(config)[0], language_of(config.language), training_NxT), training_NxT
+def points_of(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """500 rows of this shape, each of some 20 several times."""
+    generator = np.random.default_rng(3)
+    different = (100 * generator.normal(size=(20, *shape))).astype(dtype)
+    return different[generator.integers(20, size=500)]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_each_writes_what_it_says_that_it_writes(name, temperature):
-    """Catches a log-probability that is not that of the rows written: without the temperature, or of another model."""
-    model, _ = fitted(name)
-    rows_NxT = model.write(np.random.default_rng(1), 20_000, 16, temperature)
-    tokens_UxT, _, counts_U = unique_rows(rows_NxT)
-    probability_U = np.exp(model.log_prob(tokens_UxT, temperature))
-    assert np.all(probability_U > 0) and probability_U.sum() <= 1 + 1e-9
-    expected_U = probability_U * len(rows_NxT)
-    common = expected_U > 20
-    z = (counts_U - expected_U)[common] / np.sqrt(expected_U[common])
-    assert common.sum() > 5 and np.abs(z).max() < 5
-    assert counts_U[~common].sum() == pytest.approx(len(rows_NxT) * (1 - probability_U[common].sum()), rel=0.2, abs=60)
-
-
-def test_resample_knows_its_rows_and_nothing_else():
-    """Catches smoothing, and a temperature: an ideal memoriser has neither."""
-    model, training_NxT = fitted("resample")
-    tokens_UxT, _, counts_U = unique_rows(training_NxT)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((2,), np.float64), ((16,), np.uint8), ((), np.float32), ((), np.int64), ((4, 4), np.float32)]
+)
+def test_resample_knows_its_rows_and_nothing_else(shape, dtype):
+    """Catches smoothing, and a temperature: an ideal memoriser has neither. And a memoriser of bytes only, to which
+    points, numbers or images are unknown, or all the same.
+    """
+    training = points_of(shape, dtype)
+    model, (points_U, _, counts_U) = Resample(training), unique_rows(training)
+    assert 10 < len(points_U) <= 20
     for temperature in (1.0, 0.5):
-        np.testing.assert_allclose(np.exp(model.log_prob(tokens_UxT, temperature)), counts_U / 500)
-        rows_NxT = model.write(np.random.default_rng(0), 300, 16, temperature)
-        assert set(map(bytes, rows_NxT)) <= set(map(bytes, tokens_UxT))
-    assert model.log_prob(Language(1, 2).enumerate(16), 1.0).min() == -math.inf
+        np.testing.assert_allclose(np.exp(model.log_prob(points_U, temperature)), counts_U / 500)
+        written = model.write(np.random.default_rng(0), 300, temperature)
+        assert written.shape == (300, *shape) and written.dtype == dtype
+        assert np.all(np.isfinite(model.log_prob(written, temperature)))
+    assert model.log_prob(points_of(shape, dtype)[::-1][:3], 1.0).max() < 0
+    strange = np.full((1, *shape), 251, dtype)
+    assert model.log_prob(strange, 1.0).tolist() == [-math.inf]
 
 
-def measured(*overrides: str) -> list[dict]:
-    """The tables of every generation of a reference loop."""
-    config = tiny_config("grid={}", *overrides)
-    language, found = language_of(config.language), []
-    learner = ReferenceLearner(language)
-    yardsticks = Yardsticks(config)
-    run_loops(
-        loops(config), {}, source, learner, yardsticks.probes(learner),
-        lambda record: found.append(tables_of(record, yardsticks)[1]), silent,
-    )  # fmt: skip
-    return found
+def test_resample_writes_each_row_as_often_as_it_says():
+    """Catches rows that are drawn without replacement, or each different one equally often: chi-square, 20 points."""
+    training = points_of((2,), np.float64)
+    model = Resample(training)
+    points_U, _, counts_U = unique_rows(model.write(np.random.default_rng(1), 20_000, 1.0))
+    expected_U = 20_000 * np.exp(model.log_prob(points_U, 1.0))
+    assert expected_U.sum() == pytest.approx(20_000)
+    assert scipy.stats.chisquare(counts_U, expected_U).pvalue > 1e-4
 
 
-DEPTH_3 = [
-    "language.max_depth=3",
-    "model.context_tokens=32",
-    "cycle.rows=4000",
-    "measure.enumerate_every_generations=1",
-]
-
-
-def test_the_oracle_at_temperature_1_has_lost_nothing():
-    """An instrument that reads a distance where there is none cannot be trusted with a small one."""
-    (tables,) = measured("learner.name=oracle", "sample.temperature=1.0", "cycle.generations=1", *DEPTH_3)
-    (columns,) = tables["metrics"]
-    for name in ("forward_kl_nats", "untempered_forward_kl_nats", "reverse_kl_nats", "total_variation"):
-        assert abs(columns[name]) < 1e-5
-        assert abs(columns[f"exact_{name}".replace("untempered_", "")]) < 1e-5
-    for name in ("outside_share", "exact_false_share", "exact_invalid_share"):
-        assert columns[name] == pytest.approx(0, abs=1e-9)
-    assert columns["alive_share"] == 1 and columns["exact_covered_share"] == pytest.approx(1)
-    assert columns["model_entropy_nats"] == pytest.approx(columns["source_entropy_nats"], abs=0.2)
-    for row in tables["tails"]:
-        assert row["model_share"] == pytest.approx(row["source_share"], abs=1e-9)
-        assert row["alive_share"] == pytest.approx(1)
-    (sampled,) = measured(
-        "learner.name=oracle", "sample.temperature=1.0", "cycle.generations=1", *DEPTH_3,
-        "measure.enumerate_every_generations=0",
-    )  # fmt: skip
-    for row in sampled["tails"]:
-        assert row["model_share"] == pytest.approx(
-            row["source_share"], abs=4.5 * row["model_share_standard_error"] + 1e-4
-        )
-
-
-def test_the_oracle_at_temperature_0_6_against_sums_over_prefixes():
-    """The whole way from the learner to the columns, against conditional probabilities that are summed from the
-    enumerated language without any model: catches a temperature that is lost on the way.
+def test_each_loop_is_fitted_by_what_its_config_names():
+    """Catches a fit of another name or of another loop's rows, and an outcome whose log-probabilities are not those of
+    the temperature at which it was written, or of rows in another order.
     """
-    (tables,) = measured("learner.name=oracle", "sample.temperature=0.6", "cycle.generations=1", *DEPTH_3)
-    (columns,) = tables["metrics"]
-    language = Language(1, 3)
-    rows_WxT = language.enumerate(32)
-    log_prob_W = language.log_prob(rows_WxT)
-    rows_WxT, log_prob_W = rows_WxT[np.isfinite(log_prob_W)], log_prob_W[np.isfinite(log_prob_W)]
-    tempered_W = np.zeros(len(rows_WxT))
-    group_W = np.zeros(len(rows_WxT), np.int64)  # which prefix each row has, before each place
-    for place in range(32):
-        code_W = group_W * 8 + rows_WxT[:, place]
-        branches, next_W = np.unique(code_W, return_inverse=True)
-        mass = np.bincount(next_W, weights=np.exp(log_prob_W))
-        powered = (mass / np.bincount(group_W, weights=np.exp(log_prob_W))[branches // 8]) ** (1 / 0.6)
-        powered /= np.bincount(branches // 8, weights=powered)[branches // 8]
-        tempered_W += np.log(powered[next_W])
-        group_W = next_W
-    p, q = np.exp(log_prob_W), np.exp(tempered_W)
-    assert q.sum() == pytest.approx(1)
-    assert columns["exact_forward_kl_nats"] == pytest.approx(np.sum(p * (log_prob_W - tempered_W)), abs=1e-8)
-    assert columns["exact_reverse_kl_nats"] == pytest.approx(np.sum(q * (tempered_W - log_prob_W)), abs=1e-8)
-    assert columns["exact_total_variation"] == pytest.approx(0.5 * np.abs(p - q).sum(), abs=1e-8)
-    assert columns["exact_covered_share"] == pytest.approx(p[q >= 0.1 * p].sum(), abs=1e-8)
-    assert 0.1 < columns["exact_total_variation"] < 0.9
+
+    class Told:
+        """Writes its training rows, and says the temperature and its name's length of each."""
+
+        def __init__(self, name: str, training: np.ndarray):
+            self.name, self.training = name, training
+
+        def write(self, generator, rows, temperature):
+            assert isinstance(generator, np.random.Generator) and rows == 60
+            return self.training[::-1]
+
+        def log_prob(self, points, temperature):
+            return points[:, 0] + len(self.name) + temperature
+
+    fits = {name: lambda loop, training, name=name: Told(name, training) for name in ("resample", "ngram")}
+    grid = 'grid={"learner.name" = ["resample", "ngram"], "sample.temperature" = [0.5, 2.0]}'
+    group = loops(tiny_config("cycle.rows=60", grid))
+    learner = ReferenceLearner(fits)
+    training = [np.random.default_rng(loop.index).normal(size=(60, 2)) for loop in group]
+    probe = learner.probe(np.zeros((3, 2)))
+    probes = [{"asked": probe} if loop.index % 2 else {} for loop in group]
+    shares = []
+    outcomes, seconds = learner.finish(learner.start(group, [0] * 4, training, probes), shares.append)
+    assert shares == sorted(shares) and 0 <= shares[0] <= shares[-1] <= 1 and set(seconds.probes) == {"asked"}
+    for loop, rows, outcome in zip(group, training, outcomes, strict=True):
+        temperature, length = loop.config.sample.temperature, len(loop.config.learner.name)
+        np.testing.assert_array_equal(outcome.sampled_NxT, rows[::-1])
+        np.testing.assert_array_equal(outcome.sampled_log_prob_N, rows[::-1, 0] + length + temperature)
+        if loop.index % 2:
+            expected_2xP = np.repeat([[length + 1.0], [length + temperature]], 3, axis=1)
+            np.testing.assert_array_equal(outcome.probed["asked"], expected_2xP)
+        else:
+            assert outcome.probed == {}
+        assert not outcome.diverged and outcome.parameters == {}
 
 
-def test_what_is_not_due_is_not_measured():
-    """Catches an expensive measure that cannot be switched off, and a number where there is none."""
-    tables = measured(
-        "learner.name=ngram", "cycle.generations=5", "measure.distances_every_generations=2",
-        "measure.structure_every_generations=0", "measure.enumerate_every_generations=3",
-    )  # fmt: skip
-    for generation, of_generation in enumerate(tables):
-        (columns,), (seconds,) = of_generation["metrics"], of_generation["timings"]
-        assert math.isfinite(columns["forward_kl_nats"]) == (generation % 2 == 0) == bool(of_generation["tails"])
-        assert math.isfinite(columns["exact_total_variation"]) == (generation % 3 == 0)
-        assert (seconds["enumerate_seconds"] > 0) == (generation % 3 == 0)
-        assert math.isnan(columns["canonical_hill_0"]) and math.isnan(columns["distinct_2"])
-        assert math.isfinite(columns["outside_share"])
-    assert WHOLE == "whole_language"
-
-
-@pytest.mark.parametrize("cycle", ["full_synthetic", "balanced"])  # without an archive of earlier rows, and with one
-def test_references_run_beside_the_transformer_and_resume(tmp_path, cycle):
-    """One command, every learner and its control; an interruption may lose none of them, whichever was being run."""
-    grid = 'grid={"learner.name" = ["transformer", "resample", "grammar", "ngram", "oracle"]}'
-    settings = ["controls=true", f"cycle.name={cycle}", grid]
-    run_tiny(tmp_path / "whole", *settings)
-    for stop_after in (7, 20):
-        with pytest.raises(KeyboardInterrupt):
-            run_tiny(tmp_path / "broken", *settings, display=Silent(stop_after))
-    run_tiny(tmp_path / "broken", *settings)
-    assert results(tmp_path / "broken") == results(tmp_path / "whole")
-    assert len({loop.config.learner.name for loop in loops(tiny_config(*settings))}) == 5
-
-
-def test_a_language_that_cannot_be_enumerated_costs_nothing(tmp_path):
-    """Hours of training must not end in the message that a measure is impossible; nor may the run that lies in the
-    folder be gone after it.
-    """
-    run_tiny(tmp_path / "run", "learner.name=resample")
-    before = results(tmp_path / "run")
-    config = load("bench", ["measure.enumerate_every_generations=1"])
-    for path in (tmp_path / "run", tmp_path / "new"):
-        with pytest.raises(InputError, match="at most 1,000,000 are enumerated"):
-            run_silently(config, path, overwrite=True)
-    assert results(tmp_path / "run") == before
-    assert not (tmp_path / "new").exists()
+def test_there_is_no_smaller_reference_learner():
+    """Catches an endless halving where the host's memory has run out."""
+    assert ReferenceLearner(FITS).smaller() is None

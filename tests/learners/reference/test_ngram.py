@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxloop.learners.reference.autoregressive import log_prob, write
-from jaxloop.learners.reference.ngram import LONGEST_ORDER, NGram, NGramState
+from jaxloop.learners.reference.ngram import NGram, NGramState, longest_order
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
-V = range(VOCABULARY_SIZE)
+V = range(VOCABULARY.size)
 
 
 def sequences(rows):
@@ -53,10 +53,10 @@ class Slow:
         return left * below[token] / sum(p for p, s in zip(below, seen, strict=True) if not s)
 
 
-def garbage(seed, rows, width, alphabet=VOCABULARY_SIZE):
+def garbage(seed, rows, width, alphabet=VOCABULARY.size):
     """Rows of tokens that favour some, with what follows the first `<eos>` left as it is."""
     generator = np.random.default_rng(seed)
-    tokens = generator.permutation(VOCABULARY_SIZE)[:alphabet]
+    tokens = generator.permutation(VOCABULARY.size)[:alphabet]
     return generator.choice(tokens, (rows, width), p=generator.dirichlet(np.ones(alphabet))).astype(np.uint8)
 
 
@@ -87,7 +87,7 @@ def test_equals_the_definition(training, order):
     """Catches wrong counts, discounts of the wrong order, mass to tokens that were seen, a back-off that skips or
     repeats an order, and histories at the beginning of a row without their `<eos>`."""
     rows = TRAINING[training]
-    model, slow = NGram(rows, order), Slow(rows, order)
+    model, slow = NGram(rows, order, VOCABULARY), Slow(rows, order)
     generator = np.random.default_rng(6)
     histories = [h for length in range(3) for h in itertools.product(range(EOS), repeat=length)]
     histories += [tuple(sequence[:end]) for sequence in sequences(rows[:20]) for end in range(len(sequence))]
@@ -102,18 +102,18 @@ def test_equals_the_definition(training, order):
 def test_the_cases_that_training_must_reach():
     """Catches training rows of the test above that no longer hold the special cases."""
     followers = Counter(gram[:-1] for gram in Slow(TRAINING["many"], 4).count[4])
-    assert VOCABULARY_SIZE in followers.values()
+    assert VOCABULARY.size in followers.values()
     assert len(set(followers.values())) > 1
     assert 2 not in Slow(TRAINING["once each"], 1).count[1].values()
     assert 1 not in Slow(TRAINING["nothing once"], 1).count[1].values()
     assert 0 < Slow(TRAINING["expressions"], 4).discount[4] != 0.5
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 6, LONGEST_ORDER])
+@pytest.mark.parametrize("order", [1, 2, 3, 6, longest_order(VOCABULARY)])
 @pytest.mark.parametrize("training", TRAINING)
 def test_sums_to_one_at_any_history(training, order):
     """Catches mass that is lost or given twice, tokens held impossible, and codes that overflow."""
-    model = NGram(TRAINING[training], order)
+    model = NGram(TRAINING[training], order, VOCABULARY)
     generator = np.random.default_rng(7)
     for history in (generator.integers(0, EOS, (200, 25)), TRAINING[training][:, :4], np.zeros((5, 0), int)):
         found = distribution(model, history, order)
@@ -128,10 +128,10 @@ def test_the_longest_order_tells_histories_apart():
     rows[0, 0], rows[1, 0], rows[0, 19], rows[1, 19] = 0, 1, 2, 3
     rows[:, 20] = EOS
     rows = np.repeat(rows, 50, axis=0)
-    p = distribution(NGram(rows, 20), rows[[0, 99], :19], 20)
+    p = distribution(NGram(rows, 20, VOCABULARY), rows[[0, 99], :19], 20)
     assert p[0, 2] > 0.98
     assert p[1, 3] > 0.98
-    shorter = distribution(NGram(rows, 19), rows[[0, 99], :19], 19)
+    shorter = distribution(NGram(rows, 19, VOCABULARY), rows[[0, 99], :19], 19)
     np.testing.assert_allclose(shorter[0], shorter[1])
 
 
@@ -139,7 +139,7 @@ def test_converges_to_the_chain_that_wrote_the_rows():
     """Catches estimates that are biased however much data there is. Chain of order 2, 400,000 tokens; each conditional
     within five standard errors."""
     generator = np.random.default_rng(8)
-    chain_VxV = generator.dirichlet(np.full(VOCABULARY_SIZE, 2.0), VOCABULARY_SIZE)
+    chain_VxV = generator.dirichlet(np.full(VOCABULARY.size, 2.0), VOCABULARY.size)
     cumulated = chain_VxV.cumsum(axis=1)
     cumulated[:, -1] = 1
     rows = np.full((100_000, 12), EOS, np.uint8)
@@ -149,7 +149,7 @@ def test_converges_to_the_chain_that_wrote_the_rows():
         rows[alive, place] = last[alive]
         alive &= last != EOS
     counts = Counter(a for sequence in sequences(rows) for a in (EOS, *sequence[:-1]))
-    model = NGram(rows, 2)
+    model = NGram(rows, 2, VOCABULARY)
     for before in V:
         p = np.exp(model.log_probs(NGramState(np.array([before]))))[0]
         error = np.sqrt(chain_VxV[before] * (1 - chain_VxV[before]) / counts[before])
@@ -158,7 +158,7 @@ def test_converges_to_the_chain_that_wrote_the_rows():
 
 def test_order_one_ignores_history():
     """Catches an order that is off by one."""
-    p = distribution(NGram(TRAINING["garbage"], 1), np.random.default_rng(9).integers(0, EOS, (30, 4)), 1)
+    p = distribution(NGram(TRAINING["garbage"], 1, VOCABULARY), np.random.default_rng(9).integers(0, EOS, (30, 4)), 1)
     assert (p == p[0]).all()
 
 
@@ -169,7 +169,8 @@ def test_what_follows_the_end_is_not_counted():
     wider[:, 40:] = 3
     probe = garbage(11, 200, 12)
     for order in (1, 3):
-        assert log_prob(NGram(rows, order), probe).tolist() == log_prob(NGram(wider, order), probe).tolist()
+        one, other = (log_prob(NGram(training, order, VOCABULARY), probe) for training in (rows, wider))
+        assert one.tolist() == other.tolist()
 
 
 def test_rows_that_it_writes():
@@ -177,22 +178,24 @@ def test_rows_that_it_writes():
     language = Language(1, 3)
     rows, fresh = (language.draw(np.random.default_rng(seed), 3000) for seed in (12, 13))
     for order in (1, 6):
-        model = NGram(rows, order)
+        model = NGram(rows, order, VOCABULARY)
         written = write(model, np.random.default_rng(14), 1000, 30, 0.8)
         assert np.isfinite(log_prob(model, written, 0.8)).all()
         assert np.isfinite(log_prob(model, garbage(15, 100, 30))).all()
-    assert -log_prob(NGram(rows, 6), fresh).mean() < -log_prob(NGram(rows, 1), fresh).mean() / 2
-    assert np.isfinite(language.log_prob(write(NGram(rows, 6), np.random.default_rng(16), 1000, 30))).mean() > 0.1
+    unigram, model = (NGram(rows, order, VOCABULARY) for order in (1, 6))
+    assert -log_prob(model, fresh).mean() < -log_prob(unigram, fresh).mean() / 2
+    assert np.isfinite(language.log_prob(write(model, np.random.default_rng(16), 1000, 30))).mean() > 0.1
 
 
-@pytest.mark.parametrize("order", [0, -1, LONGEST_ORDER + 1])
+@pytest.mark.parametrize("order", [0, -1, longest_order(VOCABULARY) + 1])
 def test_orders_that_do_not_fit_are_refused(order):
     """Catches codes that overflow in silence."""
     with pytest.raises(ValueError, match="order"):
-        NGram(TRAINING["garbage"], order)
+        NGram(TRAINING["garbage"], order, VOCABULARY)
 
 
 def test_uniform_without_data():
     """Catches an empty training set that raises or gives no distribution."""
-    np.testing.assert_allclose(distribution(NGram(TRAINING["no rows"], 3), np.zeros((2, 2), int), 3), 1 / 8)
-    assert math.isclose(log_prob(NGram(TRAINING["no rows"], 3), np.array([[0, EOS, 3]], np.uint8))[0], -2 * math.log(8))
+    model = NGram(TRAINING["no rows"], 3, VOCABULARY)
+    np.testing.assert_allclose(distribution(model, np.zeros((2, 2), int), 3), 1 / 8)
+    assert math.isclose(log_prob(model, np.array([[0, EOS, 3]], np.uint8))[0], -2 * math.log(8))

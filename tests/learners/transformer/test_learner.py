@@ -6,11 +6,15 @@ import pytest
 from tiny import tiny_config
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import Loop, loops
-from jaxloop.learners.transformer.learner import TransformerLearner, choose_shape
+from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.learners.transformer.learner import choose_shape
+from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop.run_loops import Outcome
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.learners import transformer_learner
+from jaxloop.systems.logic.source import typical_rows
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 # Small rows are learnt by heart soon, and the loops at different steps.
 OVERFITTING = [
@@ -28,7 +32,7 @@ class Watched:
     def __init__(self, *overrides: str, places: list[int] | None = None):
         config = tiny_config(*OVERFITTING, *overrides)
         group = [loop for loop in loops(config) if places is None or loop.index in places]
-        learner = TransformerLearner(config, len(group))
+        learner = transformer_learner(config, len(group))
         self.looked, self.shares = [], []
         train = learner.train
 
@@ -118,6 +122,10 @@ def test_patience_of_loops_that_are_mapped_together():
 # Shapes
 
 
+def shape_of(config: Config) -> RowShape:
+    return choose_shape(config, VOCABULARY, typical_rows(config))
+
+
 @pytest.mark.parametrize(
     ("source", "overrides"),
     [
@@ -134,19 +142,19 @@ def test_the_length_of_rows_is_chosen_for_the_language(source, overrides):
     every expression.
     """
     config = load(source, overrides)
-    shape = choose_shape(config)
-    assert choose_shape(load(source, overrides)) == shape
+    shape = shape_of(config)
+    assert shape_of(load(source, overrides)) == shape
     assert shape.row_tokens >= config.model.context_tokens
     assert shape.chunk_rows >= 1
     # What is no part of the language and its batches has no say.
     others = ["seeds=[5,6]", "cycle.rows=37", "cycle.generations=2", "sample.temperature=0.5", "model.layers=1"]
-    assert choose_shape(load(source, [*overrides, *others])) == shape
+    assert shape_of(load(source, [*overrides, *others])) == shape
 
 
 @pytest.mark.parametrize("row_tokens", [16, 17, 33, 500])
 def test_the_length_of_rows_may_be_set(row_tokens):
     """A setting that is silently replaced by a better one cannot be measured."""
-    assert choose_shape(load("quick", [f"train.row_tokens={row_tokens}"])).row_tokens == row_tokens
+    assert shape_of(load("quick", [f"train.row_tokens={row_tokens}"])).row_tokens == row_tokens
 
 
 def test_the_layout_of_rows_changes_rounding_only():

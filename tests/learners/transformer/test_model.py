@@ -9,10 +9,10 @@ from jaxloop.config.presets import load
 from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer.attention import attend
 from jaxloop.learners.transformer.model import look_up, make_model, parameter_count
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)
-MODEL = make_model(SETTINGS)
+MODEL = make_model(SETTINGS, VOCABULARY)
 ROWS, ROW_TOKENS = 8, 64  # of all batches, so that little is compiled
 
 # Most of the time would go into optimising programs that run once.
@@ -176,14 +176,15 @@ def test_parameter_counts_of_the_paper(preset, count):
     """A bias, an untied output or another perceptron would give a model of another size than the paper's."""
     settings = load(preset).model
     closed_form = (
-        settings.layers * 12 * settings.width**2 + (2 * settings.layers + 1 + VOCABULARY_SIZE) * settings.width
+        settings.layers * 12 * settings.width**2 + (2 * settings.layers + 1 + VOCABULARY.size) * settings.width
     )
-    assert parameter_count(settings) == closed_form == count
+    assert parameter_count(settings, VOCABULARY) == closed_form == count
 
 
 def test_initial_parameters_have_the_stated_deviations():
     """A shared draw that is cut wrongly repeats numbers between matrices, or gives one of them another scale."""
-    parameters = jit(make_model(ModelSettings(layers=2, heads=2, width=128, context_tokens=64)).init)(jax.random.key(0))
+    settings = ModelSettings(layers=2, heads=2, width=128, context_tokens=64)
+    parameters = jit(make_model(settings, VOCABULARY).init)(jax.random.key(0))
     block = parameters["block_001"]
     for matrix, shape, deviation in (
         (parameters["positions"]["embedding"], (64, 128), 0.02),
@@ -203,7 +204,7 @@ def test_initial_parameters_have_the_stated_deviations():
 
 def test_dropout_acts_in_training_only(model, parameters):
     """Dropout while sampling or measuring would measure another model than the one that was trained."""
-    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.5}))
+    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.5}), VOCABULARY)
     apply, rows = jit(dropping.apply), [array_L[None] for array_L in row_of(random_tree(1))]
     plain = model.apply(parameters, *rows)
     np.testing.assert_array_equal(plain, model.apply(parameters, *rows, jax.random.key(1)))
@@ -229,7 +230,7 @@ def test_dropout_of_attention(monkeypatch, parameters):
         return list(given)
 
     monkeypatch.setattr("jaxloop.learners.transformer.model.attend", recording)
-    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.2}))
+    dropping = make_model(SETTINGS.model_copy(update={"dropout": 0.2}), VOCABULARY)
     rows = [np.stack([array_L, array_L]) for array_L in row_of(random_tree(1))]
     assert factors(parameters, None) == [None] * 2
     kept = np.stack(factors(parameters, jax.random.key(1)))
@@ -243,7 +244,7 @@ def test_dropout_of_attention(monkeypatch, parameters):
 
 def test_bfloat16_activations_keep_float32_parameters_and_logits(model, parameters):
     """Parameters or a loss in bfloat16 would lose small updates."""
-    narrow = make_model(SETTINGS.model_copy(update={"activations": "bfloat16"}))
+    narrow = make_model(SETTINGS.model_copy(update={"activations": "bfloat16"}), VOCABULARY)
     narrow = narrow._replace(apply=jit(narrow.apply), decode=jit(narrow.decode))
     initial = jax.eval_shape(narrow.init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
@@ -267,7 +268,7 @@ def test_gradients_of_bfloat16_are_those_of_float32_within_two_percent():
     targets_BxL = generator.integers(0, EOS, (64, 64))
 
     def gradients(activations):
-        model = make_model(settings.model_copy(update={"activations": activations}))
+        model = make_model(settings.model_copy(update={"activations": activations}), VOCABULARY)
 
         def nats(parameters):
             log_prob_BxLxV = jax.nn.log_softmax(model.apply(parameters, inputs_BxL, depth_BxL))

@@ -21,7 +21,7 @@ from jaxloop.learners.transformer.packing import (
     whole_plan,
 )
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 WIDTH = 8
 
@@ -100,7 +100,7 @@ def write(tokens_NxT, planned: Plan, rows, row_tokens):
 @functools.partial(jax.jit, static_argnums=(2, 3), compiler_options={"xla_backend_optimization_level": 0})
 def _write(tokens_NxT, planned, rows, row_tokens):
     def written(step):
-        return lay_out(step_of(tokens_NxT, planned, step, rows * row_tokens), rows, row_tokens)
+        return lay_out(step_of(tokens_NxT, VOCABULARY, planned, step, rows * row_tokens), VOCABULARY, rows, row_tokens)
 
     return jax.vmap(written)(jnp.arange(len(planned.row_count_S)))
 
@@ -166,7 +166,7 @@ def read_step(rows: Rows, row_count, width):
 def check(tokens_NxT, order_SxE, row_tokens):
     """Every step's rows hold its expressions and nothing else."""
     width = tokens_NxT.shape[1]
-    planned = plan(tokens_NxT, order_SxE, row_tokens)
+    planned = plan(tokens_NxT, VOCABULARY, order_SxE, row_tokens)
     capacity = most_rows(order_SxE.shape[1], width, row_tokens)
     assert planned.row_count_S.min() >= 1
     assert planned.row_count_S.max() <= capacity
@@ -225,7 +225,7 @@ def test_worked_example():
     for row_T, text in zip(tokens_NxT, texts, strict=True):
         row_T[: len(text.split())] = [ids[word] for word in text.split()]
     tokens_NxT = sort_rows(tokens_NxT)
-    planned = plan(tokens_NxT, np.arange(4, dtype=np.int32)[None], 10)
+    planned = plan(tokens_NxT, VOCABULARY, np.arange(4, dtype=np.int32)[None], 10)
     rows = write(tokens_NxT, planned, 1, 10)
     assert planned.row_count_S.tolist() == [1]
     #                                       (  not True )  False ) True, padding
@@ -238,7 +238,8 @@ def test_worked_example():
 def test_cut_off_row_has_no_eos_target():
     """Catches an invented `<eos>`: the model would learn to stop where the context happened to end."""
     tokens_NxT = corpus("cut_off")
-    rows = write(tokens_NxT, whole_plan(tokens_NxT, 2 * WIDTH, 40), most_rows(53, WIDTH, 2 * WIDTH), 2 * WIDTH)
+    planned = whole_plan(tokens_NxT, VOCABULARY, 2 * WIDTH, 40)
+    rows = write(tokens_NxT, planned, most_rows(53, WIDTH, 2 * WIDTH), 2 * WIDTH)
     assert not rows.targets_RxLxV[..., EOS].any()
     assert rows.targets_RxLxV.sum() == 40 * WIDTH
 
@@ -250,9 +251,9 @@ def test_capacity_suffices_for_every_batch(name, row_tokens):
     that takes more positions than separate expressions."""
     tokens_NxT = corpus(name)
     row_tokens = ROW_TOKENS[row_tokens](tokens_NxT.shape[1])
-    position_N = np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])
+    position_N = np.minimum(VOCABULARY.lengths(tokens_NxT) + 1, tokens_NxT.shape[1])
     for batch in (1, 2, 3, 5, 8, 13, 40, 100, 250):
-        planned = plan(tokens_NxT, order_of(tokens_NxT, batch, seed=batch), row_tokens)
+        planned = plan(tokens_NxT, VOCABULARY, order_of(tokens_NxT, batch, seed=batch), row_tokens)
         assert planned.row_count_S.max() <= most_rows(batch, tokens_NxT.shape[1], row_tokens) <= batch
         own_SxE = position_N[planned.expression_SxE] - planned.shared_SxE
         assert own_SxE.min() >= 0
@@ -283,9 +284,9 @@ def test_each_expression_lies_in_the_row_that_it_fits_most_tightly(name, row_tok
     closed although another is fuller: each wastes some per cent of the computation and changes nothing else."""
     tokens_NxT = corpus(name)
     row_tokens = ROW_TOKENS[row_tokens](tokens_NxT.shape[1])
-    position_N = np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])
+    position_N = np.minimum(VOCABULARY.lengths(tokens_NxT) + 1, tokens_NxT.shape[1])
     order_SxE = order_of(tokens_NxT, 30, steps=3)
-    planned = plan(tokens_NxT, order_SxE, row_tokens)
+    planned = plan(tokens_NxT, VOCABULARY, order_SxE, row_tokens)
     for step, order_E in enumerate(order_SxE):
         own_E = position_N[planned.expression_SxE[step]] - planned.shared_SxE[step]
         row_E = planned.place_SxE[step] // row_tokens
@@ -302,7 +303,7 @@ def test_rows_are_filled_before_others_are_begun(length, row_tokens):
     tokens_NxT = rows_of_lengths([length] * EOS)
     tokens_NxT[:, 0] = np.arange(EOS)
     in_a_row = (row_tokens - 1) // length
-    planned = plan(sort_rows(tokens_NxT), np.arange(EOS, dtype=np.int32)[None], row_tokens)
+    planned = plan(sort_rows(tokens_NxT), VOCABULARY, np.arange(EOS, dtype=np.int32)[None], row_tokens)
     assert planned.row_count_S.tolist() == [-(-EOS // in_a_row)]
 
 
@@ -313,8 +314,8 @@ def test_useful_share(depth, row_tokens, least, seed):
     beginnings the share is below 1."""
     tokens_NxT = sort_rows(Language(max_depth=depth).draw(np.random.default_rng(seed), 2000))
     order_SxE = order_of(tokens_NxT, 100, steps=20, seed=seed)
-    useful = np.minimum(lengths(tokens_NxT) + 1, tokens_NxT.shape[1])[order_SxE].sum()
-    assert useful / (plan(tokens_NxT, order_SxE, row_tokens).row_count_S.sum() * row_tokens) >= least
+    useful = np.minimum(VOCABULARY.lengths(tokens_NxT) + 1, tokens_NxT.shape[1])[order_SxE].sum()
+    assert useful / (plan(tokens_NxT, VOCABULARY, order_SxE, row_tokens).row_count_S.sum() * row_tokens) >= least
 
 
 @pytest.mark.parametrize("name", [*(name for name in NARROW if name != "one_expression"), "depth_5"])
@@ -323,11 +324,11 @@ def test_whole_plan_is_padded_without_a_trace(name):
     tokens_NxT = corpus(name)
     count, width = tokens_NxT.shape
     capacity = most_rows(count + 13, width, 2 * width)
-    plain = whole_plan(tokens_NxT, 2 * width, count)
+    plain = whole_plan(tokens_NxT, VOCABULARY, 2 * width, count)
     expected = write(tokens_NxT, plain, capacity, 2 * width)
     of_step = Rows(*(array[0] for array in expected))
     assert read_step(of_step, plain.row_count_S[0], width) == Counter(map(spelled, tokens_NxT))
-    padded = whole_plan(tokens_NxT, 2 * width, count + 13)
+    padded = whole_plan(tokens_NxT, VOCABULARY, 2 * width, count + 13)
     assert padded.expression_SxE.shape == padded.shared_SxE.shape == padded.place_SxE.shape == (1, count + 13)
     assert padded.row_count_S.tolist() == plain.row_count_S.tolist()
     for array, padded_array in zip(expected, write(tokens_NxT, padded, capacity, 2 * width), strict=True):
@@ -342,22 +343,22 @@ def test_a_step_does_not_depend_on_others(name):
     row_tokens = 2 * tokens_NxT.shape[1]
     order_SxE = order_of(tokens_NxT, 7, steps=12)
     given_SxE = order_SxE.copy()
-    together = plan(tokens_NxT, order_SxE, row_tokens)
+    together = plan(tokens_NxT, VOCABULARY, order_SxE, row_tokens)
     np.testing.assert_array_equal(order_SxE, given_SxE)
     np.testing.assert_array_equal(np.sort(together.expression_SxE), np.sort(order_SxE))
     assert {array.dtype for array in together} == {np.dtype(np.int32)}
     for step in range(12):
         for order_1xE in (order_SxE[step : step + 1], order_SxE[step : step + 1, ::-1]):
-            for array, alone in zip(together, plan(tokens_NxT, order_1xE, row_tokens), strict=True):
+            for array, alone in zip(together, plan(tokens_NxT, VOCABULARY, order_1xE, row_tokens), strict=True):
                 np.testing.assert_array_equal(array[step], alone[0])
 
 
 def test_many_equal_expressions_are_one_path():
     """Catches counts that wrap around in a small type: a thousand empty expressions are one position."""
     tokens_NxT = sort_rows(rows_of_lengths([0] * 1000))
-    rows = write(tokens_NxT, whole_plan(tokens_NxT, WIDTH, 1000), 2, WIDTH)
+    rows = write(tokens_NxT, whole_plan(tokens_NxT, VOCABULARY, WIDTH, 1000), 2, WIDTH)
     assert rows.inputs_RxL.shape == rows.depth_RxL.shape == (1, 2, WIDTH)
-    assert rows.targets_RxLxV.shape == (1, 2, WIDTH, VOCABULARY_SIZE)
+    assert rows.targets_RxLxV.shape == (1, 2, WIDTH, VOCABULARY.size)
     assert rows.targets_RxLxV[0, 0, 0].tolist() == [0] * EOS + [1000]
 
 

@@ -7,7 +7,7 @@ from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer import sample as sample_module
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.sample import Batches, batch_count, choose, chunk_prefixes, make_sample
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 
 def every(rows: int, batch_rows: int) -> Batches:
@@ -27,7 +27,7 @@ def draw(model: Model, rows: int, width: int, batch_rows: int, temperature=1.0, 
 
 def prefixes(tokens_NxT: np.ndarray) -> np.ndarray:
     """How many different prefixes go on at each position, by enumeration."""
-    texts = [row_T.tobytes()[:length] for row_T, length in zip(tokens_NxT, lengths(tokens_NxT), strict=True)]
+    texts = [row_T.tobytes()[:length] for row_T, length in zip(tokens_NxT, VOCABULARY.lengths(tokens_NxT), strict=True)]
     width = tokens_NxT.shape[1]
     return np.array([len({text[:position] for text in texts if len(text) >= position}) for position in range(width)])
 
@@ -39,7 +39,7 @@ def read(tokens_NxT: np.ndarray) -> np.ndarray:
 
 def written(tokens_NxT: np.ndarray) -> np.ndarray:
     """Where a token of a sequence stands, its `<eos>` included."""
-    return np.arange(tokens_NxT.shape[1]) <= lengths(tokens_NxT)[:, None]
+    return np.arange(tokens_NxT.shape[1]) <= VOCABULARY.lengths(tokens_NxT)[:, None]
 
 
 def assert_written_alone(tokens_NxT: np.ndarray, logits_NxTxV: np.ndarray, temperature: float = 1.0, seed: int = 0):
@@ -72,6 +72,7 @@ def markov_model(logits_VxV: np.ndarray) -> Model:
     """The next token depends on the last one only."""
     table = jnp.asarray(logits_VxV, jnp.float32)
     return Model(
+        vocabulary=VOCABULARY,
         init=None,
         apply=None,
         init_cache=jnp.zeros,
@@ -83,11 +84,11 @@ def stopping_model() -> Model:
     """Writes one of the seven tokens at each position, and `<eos>` at position `parameters`, for all at once."""
 
     def decode(parameters, token_C, position, node_CxL, first, cache):
-        end_V = jnp.arange(VOCABULARY_SIZE) == EOS
+        end_V = jnp.arange(VOCABULARY.size) == EOS
         logits_V = jnp.where(end_V == (position == parameters), 0.0, -1e9)
         return jnp.tile(logits_V, (len(token_C), 1)), cache
 
-    return Model(None, None, jnp.zeros, decode)
+    return Model(VOCABULARY, None, None, jnp.zeros, decode)
 
 
 def path_of(node_CxL, position, first):
@@ -108,10 +109,10 @@ def echo_model() -> Model:
         node_CxL = path_of(node_CxL, position, first)
         first_C = cache_M[node_CxL[:, min(1, node_CxL.shape[1] - 1)]].astype(jnp.int32)
         token_C = jnp.where(position < length_V[first_C], first_C, EOS)
-        logits_CxV = jnp.where(jnp.arange(VOCABULARY_SIZE)[None] == token_C[:, None], 0, -1e9)
+        logits_CxV = jnp.where(jnp.arange(VOCABULARY.size)[None] == token_C[:, None], 0, -1e9)
         return jnp.where(position == 0, 0.0, logits_CxV), cache_M
 
-    return Model(None, None, lambda nodes: jnp.full(nodes, 99, jnp.uint8), decode)
+    return Model(VOCABULARY, None, None, lambda nodes: jnp.full(nodes, 99, jnp.uint8), decode)
 
 
 class Remembering:
@@ -124,12 +125,12 @@ class Remembering:
 
     def __init__(self, width: int, end_logit: float = -1.0):
         generator = np.random.default_rng(3)
-        self.position_TxV = 0.3 * generator.normal(size=(width, VOCABULARY_SIZE)).astype(np.float32)
+        self.position_TxV = 0.3 * generator.normal(size=(width, VOCABULARY.size)).astype(np.float32)
         self.position_TxV[:, EOS] += end_logit
-        self.back_VxV = 0.5 * generator.normal(size=(VOCABULARY_SIZE, VOCABULARY_SIZE)).astype(np.float32)
-        self.sum_13xV = 0.7 * generator.normal(size=(13, VOCABULARY_SIZE)).astype(np.float32)
+        self.back_VxV = 0.5 * generator.normal(size=(VOCABULARY.size, VOCABULARY.size)).astype(np.float32)
+        self.sum_13xV = 0.7 * generator.normal(size=(13, VOCABULARY.size)).astype(np.float32)
         self.factor_T = generator.integers(1, 13, width)
-        self.model = Model(None, None, self.init_cache, self.decode)
+        self.model = Model(VOCABULARY, None, None, self.init_cache, self.decode)
 
     def init_cache(self, nodes):
         return {"token": jnp.zeros((nodes, 2), jnp.uint8), "product": [jnp.zeros((nodes, 1, 3), jnp.int32)]}
@@ -169,11 +170,11 @@ def test_choose_gives_each_token_its_share_of_the_unit_interval():
 def test_no_length_bias():
     """Taking the first to finish favours short sequences: with a constant chance of `<eos>` lengths are geometric."""
     stop = 0.1
-    logits_V = np.full(VOCABULARY_SIZE, np.log((1 - stop) / 7))
+    logits_V = np.full(VOCABULARY.size, np.log((1 - stop) / 7))
     logits_V[EOS] = np.log(stop)
     rows, width = 20_000, 64
     rows_NxT, _, (read_tokens, computed) = draw(markov_model(np.tile(logits_V, (8, 1))), rows, width, 777)
-    length_N = lengths(rows_NxT)
+    length_N = VOCABULARY.lengths(rows_NxT)
     expected = np.append(stop * (1 - stop) ** np.arange(width), (1 - stop) ** width)
     counts = np.bincount(length_N, minlength=width + 1)
     deviation = np.sqrt(rows * expected * (1 - expected))
@@ -207,7 +208,7 @@ def remembered():
     """Rows as the settings of today write them, checked against the logits of their own prefixes."""
     rows_NxT, *_ = draw(REMEMBERING.model, 203, 50, 60, 0.9, seed=7)
     assert_written_alone(rows_NxT, REMEMBERING.logits(rows_NxT), 0.9, seed=7)
-    length_N = lengths(rows_NxT)
+    length_N = VOCABULARY.lengths(rows_NxT)
     assert len(np.unique(length_N)) > 35 and np.sum(length_N == 50) > 5 and np.sum(length_N == 0) > 0
     return rows_NxT
 
@@ -244,7 +245,7 @@ def test_any_number_of_rows_of_any_width(remembered, rows, width):
     if width == 50:
         np.testing.assert_array_equal(rows_NxT, remembered[:rows])
     elif rows > 1:
-        assert np.sum(lengths(rows_NxT) == width) > 0, "some sequence must fill the context"
+        assert np.sum(VOCABULARY.lengths(rows_NxT) == width) > 0, "some sequence must fill the context"
 
 
 def test_a_mapped_axis_changes_no_row(monkeypatch):
@@ -292,7 +293,7 @@ def test_each_prefix_is_read_once(monkeypatch, rows, width, batch_rows, echo):
         expected_NxT = np.full((rows, width), EOS, np.uint8)
         for sequence in range(rows):
             uniform = jax.random.uniform(jax.random.fold_in(jax.random.key(3), sequence), (width,))[0]
-            first = int(uniform * VOCABULARY_SIZE)
+            first = int(uniform * VOCABULARY.size)
             expected_NxT[sequence, : (*ECHO_LENGTHS, 0)[first]] = first
         np.testing.assert_array_equal(rows_NxT, expected_NxT)
     else:
@@ -324,7 +325,7 @@ def test_everyone_stops_at_once(stopping, stop):
     in which nobody is left.
     """
     rows_NxT, _, work = stopping(stop)
-    assert np.all(lengths(np.asarray(rows_NxT)) == stop)
+    assert np.all(VOCABULARY.lengths(np.asarray(rows_NxT)) == stop)
     read_tokens = sum(prefixes(batch_NxT).sum() for batch_NxT in np.asarray(rows_NxT).reshape(2, 64, 40))
     assert work.read == read_tokens >= 2 * min(stop + 1, 40)
 
@@ -356,7 +357,7 @@ def test_batches_that_are_not_asked_for_are_empty_and_free(remembered):
 
 def transformer(settings: ModelSettings, seed: int):
     """A model whose untrained parameters are large enough that its past matters."""
-    model = make_model(settings)
+    model = make_model(settings, VOCABULARY)
     return model, jax.tree.map(lambda leaf: leaf * 6 if leaf.ndim > 1 else leaf, model.init(jax.random.key(seed)))
 
 
@@ -385,7 +386,7 @@ def test_the_transformer_writes_what_its_forward_pass_says(monkeypatch):
     model, parameters = transformer(SMALL, 4)
     rows_NxT, *_ = draw(model, 101, 20, 40, 0.7, seed=2, parameters=parameters)
     assert_written_alone(rows_NxT, prefix_logits(model, parameters, rows_NxT), 0.7, seed=2)
-    assert len(np.unique(lengths(rows_NxT))) > 8 and np.sum(lengths(rows_NxT) == 20) > 0
+    assert len(np.unique(VOCABULARY.lengths(rows_NxT))) > 8 and np.sum(VOCABULARY.lengths(rows_NxT) == 20) > 0
 
 
 def test_mapped_transformers_write_what_their_forward_passes_say(monkeypatch):

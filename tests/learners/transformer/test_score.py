@@ -9,16 +9,16 @@ import pytest
 from tiny import tiny_config
 
 from jaxloop.config.schema import ModelSettings, loops
-from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.sample import Batches, make_sample
 from jaxloop.learners.transformer.score import in_order, make_probe, make_score
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE
+from jaxloop.systems.logic.learners import transformer_learner
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 WIDTH = 14
-MODEL = make_model(ModelSettings(layers=2, heads=2, width=16, context_tokens=WIDTH, activations="float32"))
+MODEL = make_model(ModelSettings(layers=2, heads=2, width=16, context_tokens=WIDTH, activations="float32"), VOCABULARY)
 SHAPE = RowShape(31, 3)
 
 
@@ -30,7 +30,7 @@ def parameters_of(seed: int) -> dict:
 def mixed_rows(rows: int, seed: int = 0) -> np.ndarray:
     """Expressions, garbage, empty rows, rows without `<eos>`, many of them twice, in no order."""
     generator = np.random.default_rng(seed)
-    garbage_NxT = generator.integers(0, VOCABULARY_SIZE, (rows, WIDTH), dtype=np.uint8)
+    garbage_NxT = generator.integers(0, VOCABULARY.size, (rows, WIDTH), dtype=np.uint8)
     ended_NxT = np.cumsum(garbage_NxT == EOS, axis=1) > 0
     garbage_NxT[ended_NxT] = EOS
     full_NxT = generator.integers(0, EOS, (rows, WIDTH), dtype=np.uint8)
@@ -61,7 +61,7 @@ def scored(parameters, corpus, temperature, active):
 
 
 def score(parameters: dict, tokens_NxT: np.ndarray, temperature: float) -> np.ndarray:
-    probe = make_probe(tokens_NxT, SHAPE)
+    probe = make_probe(tokens_NxT, VOCABULARY, SHAPE)
     nats = scored(parameters, probe.corpus, jnp.float32(temperature), jnp.bool_(True))
     return in_order(probe, np.asarray(nats))
 
@@ -81,11 +81,12 @@ def test_each_row_has_the_probability_of_a_plain_pass(rows, temperature):
 def test_all_that_can_be_written_has_probability_one():
     """Catches a normaliser that lacks a token: the sum over every row of three places, finished or cut off, is 1."""
     width = 3
-    model = make_model(ModelSettings(layers=1, heads=1, width=8, context_tokens=width, activations="float32"))
+    settings = ModelSettings(layers=1, heads=1, width=8, context_tokens=width, activations="float32")
+    model = make_model(settings, VOCABULARY)
     parameters = jax.tree.map(lambda leaf: leaf * 20, model.init(jax.random.key(0)))
     rows = {(*row[: row.index(EOS)], *[EOS] * (width - row.index(EOS))) if EOS in row else row
-            for row in itertools.product(range(VOCABULARY_SIZE), repeat=width)}  # fmt: skip
-    probe = make_probe(np.array(sorted(rows), np.uint8), RowShape(9, 4))
+            for row in itertools.product(range(VOCABULARY.size), repeat=width)}  # fmt: skip
+    probe = make_probe(np.array(sorted(rows), np.uint8), VOCABULARY, RowShape(9, 4))
     nats = jax.jit(make_score(model, width, RowShape(9, 4)))(
         parameters, probe.corpus, jnp.float32(0.6), jnp.bool_(True)
     )
@@ -111,7 +112,7 @@ def test_loops_that_are_mapped_together_score_their_own_rows():
     """So accelerators score the probes of several loops; one that is not in use costs nothing and disturbs nobody."""
     members, temperatures = [parameters_of(seed) for seed in (1, 2, 3)], [0.5, 1.0, 2.0]
     rows = [mixed_rows(150, seed) for seed in (4, 5, 6)]
-    probes = [make_probe(tokens_NxT, SHAPE) for tokens_NxT in rows]
+    probes = [make_probe(tokens_NxT, VOCABULARY, SHAPE) for tokens_NxT in rows]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     corpora = jax.tree.map(lambda *leaves: np.stack(leaves), *[probe.corpus for probe in probes])
     active = jnp.array([True, False, True])
@@ -126,7 +127,7 @@ def test_no_generation_compiles_the_programs_again():
     """A probe or training set whose shapes follow its content would compile for seconds in every generation."""
     config = tiny_config("seeds=[0,1]")
     group = loops(config)[:2]
-    learner = TransformerLearner(config, 2)
+    learner = transformer_learner(config, 2)
     language = Language(1, 2)
     for generation in range(3):
         drawn = [language.draw(np.random.default_rng([generation, place]), 60, 16) for place in range(2)]
@@ -140,7 +141,7 @@ def test_no_generation_compiles_the_programs_again():
 def test_a_probe_that_only_one_of_the_loops_asks_for():
     """Loops at different generations are trained beside each other, and what is measured every k-th is due for some."""
     config = tiny_config("seeds=[0,1]")
-    group, learner = loops(config)[:2], TransformerLearner(config, 2)
+    group, learner = loops(config)[:2], transformer_learner(config, 2)
     drawn = [Language(1, 2).draw(np.random.default_rng(place), 60, 16) for place in range(2)]
     probe = learner.probe(drawn[0])
     outcomes, _ = learner.finish(learner.start(group, [3, 4], drawn, [{}, {"now": probe}]), lambda share: None)

@@ -20,11 +20,11 @@ from jaxloop.learners.transformer.train import (
     make_train,
 )
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY_SIZE, lengths
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 LANGUAGE = Language(min_depth=1, max_depth=2)
 WIDTH = 16
-MODEL = make_model(ModelSettings(layers=1, heads=2, width=16, context_tokens=WIDTH))
+MODEL = make_model(ModelSettings(layers=1, heads=2, width=16, context_tokens=WIDTH), VOCABULARY)
 KNOBS = {
     "usual": TrainingKnobs(np.float32(1e-2), np.float32(0.1)),
     "overfitting": TrainingKnobs(np.float32(5e-2), np.float32(0.0)),
@@ -56,18 +56,18 @@ def padded(tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def to_train(tokens_NxT: np.ndarray, order_SxE: np.ndarray, shape: RowShape, capacity: int) -> Corpus:
-    planned = plan(tokens_NxT, order_SxE, shape.row_tokens)
+    planned = plan(tokens_NxT, VOCABULARY, order_SxE, shape.row_tokens)
     return Corpus(padded(tokens_NxT, capacity), planned, np.int32(len(tokens_NxT)))
 
 
 def whole(tokens_NxT: np.ndarray, shape: RowShape, capacity: int) -> Corpus:
-    planned = whole_plan(tokens_NxT, shape.row_tokens, capacity)
+    planned = whole_plan(tokens_NxT, VOCABULARY, shape.row_tokens, capacity)
     return Corpus(padded(tokens_NxT, capacity), planned, np.int32(len(tokens_NxT)))
 
 
 def target_count(tokens_NxT: np.ndarray) -> int:
     """Tokens that a model is trained to say: all, and `<eos>` where an expression has one."""
-    return int(np.minimum(lengths(tokens_NxT) + 1, WIDTH).sum())
+    return int(np.minimum(VOCABULARY.lengths(tokens_NxT) + 1, WIDTH).sum())
 
 
 def nats_alone(parameters, tokens_NxT) -> jax.Array:
@@ -135,13 +135,14 @@ def adam_of(state) -> optax.ScaleByAdamState:
 def test_chunk_nats_is_the_negative_log_likelihood_of_the_chunks_targets():
     """Padding that counts, targets that count once however often they come, or rows of the chunk next to it."""
     generator = np.random.default_rng(0)
-    logits_RxLxV = generator.normal(size=(6, 5, VOCABULARY_SIZE)).astype(np.float32)
-    targets_RxLxV = generator.integers(0, 3, (6, 5, VOCABULARY_SIZE)).astype(np.float32)
+    logits_RxLxV = generator.normal(size=(6, 5, VOCABULARY.size)).astype(np.float32)
+    targets_RxLxV = generator.integers(0, 3, (6, 5, VOCABULARY.size)).astype(np.float32)
     targets_RxLxV[2:, 3:] = 0
     index_RxL = np.arange(30, dtype=np.uint8).reshape(6, 5)
     mock = Model(
+        vocabulary=VOCABULARY,
         init=None,
-        apply=lambda parameters, inputs, depth, key: parameters.reshape(-1, VOCABULARY_SIZE)[inputs],
+        apply=lambda parameters, inputs, depth, key: parameters.reshape(-1, VOCABULARY.size)[inputs],
         init_cache=None,
         decode=None,
     )
@@ -191,7 +192,7 @@ def test_a_steps_gradient_is_that_of_expressions_alone(shape):
     tokens_NxT, held_NxT = mixed_rows(3, 80), mixed_rows(4, 20)
     order_SxE = batch_order(np.random.default_rng(0), 80, 3, 20)
     # A step that fills as many rows as a step can: wherever a row holds less than two, the last of them.
-    order_SxE[1] = np.flatnonzero(lengths(tokens_NxT) == WIDTH)[:20]
+    order_SxE[1] = np.flatnonzero(VOCABULARY.lengths(tokens_NxT) == WIDTH)[:20]
     training, validation = to_train(tokens_NxT, order_SxE, shape, 87), whole(held_NxT, shape, capacity=29)
     assert training.plan.row_count_S[1] == (20 if shape.row_tokens < 2 * WIDTH else 10)
     knobs, step = KNOBS["standing_still"], jit(train_and_look)
@@ -227,6 +228,7 @@ def test_every_token_of_every_expression_weighs_the_same_in_a_step():
     """The same with a model that can be computed by hand, whose gradient is a difference of frequencies."""
     weights = jnp.zeros((8,))
     unigram = Model(
+        vocabulary=VOCABULARY,
         init=lambda key: weights,
         apply=lambda parameters, inputs, depth, key=None: jnp.broadcast_to(parameters, (*inputs.shape, 8)),
         init_cache=None,
@@ -241,7 +243,8 @@ def test_every_token_of_every_expression_weighs_the_same_in_a_step():
     after = jit(train_and_look)(
         state, jax.random.key(0), knobs, training, whole(tokens_NxT, SHAPE, 40), jnp.bool_(True)
     )
-    said = np.concatenate([row_T[: length + 1] for row_T, length in zip(tokens_NxT, lengths(tokens_NxT), strict=True)])
+    length_N = VOCABULARY.lengths(tokens_NxT)
+    said = np.concatenate([row_T[: length + 1] for row_T, length in zip(tokens_NxT, length_N, strict=True)])
     frequencies = np.bincount(said, minlength=8) / len(said)
     np.testing.assert_allclose(adam_of(after).mu, 1 / 8 - frequencies, rtol=1e-5, atol=1e-7)
     assert float(after.training_nats) == pytest.approx(np.log(8), rel=1e-6)
@@ -252,6 +255,7 @@ def test_every_chunk_of_every_step_has_its_own_dropout():
     """One key for all chunks drops the same places in each of them, and one for all steps the same in each step."""
     size = 100_000
     lottery = Model(
+        vocabulary=VOCABULARY,
         init=lambda key: jnp.zeros((size,)),
         apply=lambda parameters, inputs, depth, key=None: (
             jnp.zeros((*inputs.shape, 8))

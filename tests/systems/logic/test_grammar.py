@@ -11,14 +11,14 @@ from jaxloop.errors import InputError, RunError
 from jaxloop.systems.logic.grammar import choice_counts, fit_grammar, tempered
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import CLOSE, EOS, OPEN, VOCABULARY_SIZE, encode, rows_from_ids
+from jaxloop.systems.logic.vocabulary import CLOSE, EOS, OPEN, VOCABULARY, encode, rows_from_ids
 
 SOURCES = [(1, 2, True), (0, 2, True), (2, 2, True), (0, 1, True), (1, 2, False)]
 
 
 def counts_of(row, max_depth):
     """(D, V) choices of one row, token by token."""
-    counts, opened = np.zeros((max_depth + 1, VOCABULARY_SIZE)), 0
+    counts, opened = np.zeros((max_depth + 1, VOCABULARY.size)), 0
     for token in row[: row.tolist().index(EOS)]:
         if token in (OPEN, CLOSE):
             opened += 1 if token == OPEN else -1

@@ -10,7 +10,7 @@ import pytest
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, encode, lengths, rows_from_ids
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY, encode, rows_from_ids
 
 # (min_depth, max_depth) of languages that can be enumerated.
 SMALL = [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
@@ -101,7 +101,7 @@ def test_enumeration_is_the_grammar(min_depth, max_depth):
     assert set(letters) == expressions(min_depth, max_depth).keys()
     assert len(set(letters)) == len(letters) == language.expression_count == count
     assert np.count_nonzero(verdict == 2) == true_count
-    assert lengths(rows).max() == language.longest_tokens == rows.shape[1] - 1
+    assert VOCABULARY.lengths(rows).max() == language.longest_tokens == rows.shape[1] - 1
 
 
 @pytest.mark.parametrize("only_true", [True, False])
@@ -123,14 +123,14 @@ def test_mean_tokens_is_the_mean_over_every_expression(min_depth, max_depth, onl
     """Catches parentheses that are not counted, an operand too few, and a mean that ignores the condition on truth."""
     language = Language(min_depth, max_depth, only_true)
     rows, _, _ = enumerated(min_depth, max_depth)
-    assert language.mean_tokens == pytest.approx(np.exp(language.log_prob(rows)) @ lengths(rows), rel=1e-12)
+    assert language.mean_tokens == pytest.approx(np.exp(language.log_prob(rows)) @ VOCABULARY.lengths(rows), rel=1e-12)
 
 
 @pytest.mark.parametrize(("min_depth", "max_depth"), [(1, 5), (0, 8)])
 def test_mean_tokens_of_draws(min_depth, max_depth):
     """Catches a recursion that is right for few depths only."""
     language = Language(min_depth, max_depth)
-    tokens = lengths(language.draw(np.random.default_rng(5), 4000))
+    tokens = VOCABULARY.lengths(language.draw(np.random.default_rng(5), 4000))
     assert abs(tokens.mean() - language.mean_tokens) < 5 * tokens.std() / math.sqrt(len(tokens))
 
 
@@ -169,7 +169,7 @@ def test_given_probabilities(min_depth, max_depth, zero):
         np.testing.assert_allclose(np.exp(language.log_prob(rows)), mass, rtol=1e-12)
         inside = mass[mass > 0]
         assert language.entropy_nats == pytest.approx(-(inside * np.log(inside)).sum(), abs=1e-12)
-        assert language.mean_tokens == pytest.approx(mass @ lengths(rows), rel=1e-12)
+        assert language.mean_tokens == pytest.approx(mass @ VOCABULARY.lengths(rows), rel=1e-12)
 
 
 def assert_frequencies(language, generator, rows):
@@ -275,7 +275,7 @@ def test_draws_lie_in_the_support(min_depth, max_depth, rows, only_true):
     assert set(verdict.tolist()) == ({2} if only_true else {1, 2})
     assert min_depth <= depth.min() <= depth.max() <= max_depth
     assert np.isfinite(language.log_prob(drawn)).all()
-    length = lengths(drawn)
+    length = VOCABULARY.lengths(drawn)
     assert (np.arange(drawn.shape[1]) < length[:, None]).tolist() == (drawn != EOS).tolist()
 
 

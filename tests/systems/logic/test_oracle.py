@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from jaxloop.learners.reference.autoregressive import log_prob, write
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.oracle import Oracle
-from jaxloop.systems.logic.vocabulary import CLOSE, EOS, OPEN, VOCABULARY_SIZE, encode, lengths, rows_from_ids
+from jaxloop.systems.logic.vocabulary import CLOSE, EOS, OPEN, VOCABULARY, encode, rows_from_ids
 
 SMALL = [(0, 0), (0, 1), (1, 1), (0, 2), (1, 2), (2, 2)]
 SHARES = ["uniform", "skewed", "zeros"]
@@ -39,7 +39,7 @@ def prefix_masses(language):
     probability = np.exp(language.log_prob(rows))
     rows, probability = rows[probability > 0], probability[probability > 0]
     masses = defaultdict(float)
-    for row, length, p in zip(rows, (lengths(rows) + 1).tolist(), probability.tolist(), strict=True):
+    for row, length, p in zip(rows, (VOCABULARY.lengths(rows) + 1).tolist(), probability.tolist(), strict=True):
         whole = row.tobytes()
         for end in range(length + 1):
             masses[whole[:end]] += p
@@ -55,7 +55,7 @@ def tempered_probabilities(language, temperature):
         if prefix:
             totals[prefix[:-1]] += mass ** (1 / temperature)
     found = []
-    for row, length in zip(rows, (lengths(rows) + 1).tolist(), strict=True):
+    for row, length in zip(rows, (VOCABULARY.lengths(rows) + 1).tolist(), strict=True):
         whole = row.tobytes()
         p = 1.0
         for end in range(length):
@@ -122,7 +122,7 @@ def test_next_token_after_every_possible_prefix(language):
     for _, group in itertools.groupby(prefixes, key=len):
         group = list(group)
         expected = [
-            [masses.get(p + bytes([token]), 0.0) / masses[p] for token in range(VOCABULARY_SIZE)] for p in group
+            [masses.get(p + bytes([token]), 0.0) / masses[p] for token in range(VOCABULARY.size)] for p in group
         ]
         found = read(oracle, [list(prefix) for prefix in group])
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=0)
@@ -170,7 +170,7 @@ def test_garbage_is_impossible(min_depth, max_depth, only_true):
     language = Language(min_depth, max_depth, only_true)
     oracle = Oracle(language)
     generator = np.random.default_rng(1)
-    rows = generator.integers(0, VOCABULARY_SIZE, (20_000, 24)).astype(np.uint8)
+    rows = generator.integers(0, VOCABULARY.size, (20_000, 24)).astype(np.uint8)
     # Parentheses are more frequent here, so that stacks run over and under.
     rows[10_000:] = generator.choice([OPEN, CLOSE, 2, 3, 5, 6], (10_000, 24), p=[0.4, 0.3, 0.1, 0.05, 0.1, 0.05])
     expected, found = language.log_prob(rows), log_prob(oracle, rows)
@@ -208,7 +208,7 @@ def test_a_row_that_fills_the_width():
     oracle = Oracle(Language(1, 2))
     rows = Language(1, 2).draw(np.random.default_rng(2), 200)[:, :5]
     expected = [masses[row.tobytes().partition(bytes([EOS]))[0]] for row in rows]
-    full = lengths(rows) == 5
+    full = VOCABULARY.lengths(rows) == 5
     assert 0 < full.sum() < len(full)
     np.testing.assert_allclose(np.exp(log_prob(oracle, rows))[full], np.array(expected)[full], rtol=1e-9)
 

@@ -10,10 +10,11 @@ import pytest
 import scipy.stats
 import sympy
 
+from jaxloop.loop.rows import unique_rows
 from jaxloop.systems.logic import structure
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import Language
-from jaxloop.systems.logic.vocabulary import EOS, TOKENS, TRUE, encode, rows_from_ids, unique_rows
+from jaxloop.systems.logic.vocabulary import EOS, TOKENS, TRUE, encode, rows_from_ids
 
 NOTHING = np.empty((0, 6), np.uint8)
 

@@ -1,19 +1,9 @@
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
 
-from jaxloop.systems.logic.vocabulary import (
-    EOS,
-    TOKENS,
-    VOCABULARY_SIZE,
-    decode,
-    encode,
-    lengths,
-    rows_from_ids,
-    unique_rows,
-)
+from jaxloop.systems.logic.vocabulary import EOS, TOKENS, VOCABULARY, decode, encode, rows_from_ids
 
 WORDS = ["(", ")", "not", "and", "or", "True", "False"]
 
@@ -21,7 +11,7 @@ WORDS = ["(", ")", "not", "and", "or", "True", "False"]
 def test_ids_of_the_tokens():
     """Catches renumbered tokens: ids lie in the samples of every run folder."""
     assert list(TOKENS) == [*WORDS, "<eos>"]
-    assert (VOCABULARY_SIZE, EOS) == (8, 7)
+    assert (VOCABULARY.size, VOCABULARY.end, EOS) == (8, 7, 7)
     assert encode(" ".join(WORDS)) == list(range(7))
 
 
@@ -103,40 +93,3 @@ def test_rows_from_ids_refuses_what_does_not_fit():
     """Catches an expression that is silently cut at the width."""
     with pytest.raises(ValueError, match=r"\b6\b"):
         rows_from_ids([[0] * 6], 5)
-
-
-def _random_rows(width, alphabet, rows=500, seed=1):
-    return np.random.default_rng(seed).choice(np.array(alphabet, np.uint8), (rows, width))
-
-
-@pytest.mark.parametrize("width", [1, 2, 5, 40])
-def test_lengths_against_plain_python(width):
-    """Catches counting every non-`<eos>` token, or 0 instead of the width for rows without any `<eos>`."""
-    rows = np.concatenate(
-        [_random_rows(width, range(8)), _random_rows(width, [0, 1]), np.full((1, width), EOS, np.uint8)]
-    )
-    assert lengths(rows).tolist() == [[*row.tolist(), EOS].index(EOS) for row in rows]
-
-
-@pytest.mark.parametrize(
-    ("width", "alphabet"), [(1, [3]), (1, range(8)), (3, [0, 1]), (4, [0, 7, 127, 128, 255]), (40, [5])]
-)
-def test_unique_rows_against_plain_python(width, alphabet):
-    """Catches rows compared by a part of their bytes, as signed bytes, or counted under another row's index."""
-    rows = _random_rows(width, alphabet)
-    different, inverse, counts = unique_rows(rows)
-    plain = Counter(map(bytes, rows))
-    assert list(map(bytes, different)) == sorted(plain)
-    assert counts.tolist() == [plain[key] for key in sorted(plain)]
-    assert (different[inverse] == rows).all()
-    assert different.dtype == np.uint8
-
-
-def test_unique_rows_of_views_and_of_nothing():
-    """Catches reading memory that is not the rows' own: every second row, columns of a wider matrix, no row at all."""
-    wide = _random_rows(12, [0, 1, 2], rows=60)
-    for rows in (wide[::2], wide[:, 3:5], wide[::-1, ::-1], np.asfortranarray(wide[:, :3])):
-        different, inverse, _ = unique_rows(rows)
-        assert sorted(set(map(bytes, rows))) == list(map(bytes, different))
-        assert (different[inverse] == rows).all()
-    assert unique_rows(wide[:0])[0].shape == (0, 12)
