@@ -21,6 +21,7 @@ last. What is of one loop is written by the process that computes it; the tables
 own, so that they may be stale while a run goes on, or after it was killed.
 """
 
+import contextlib
 from pathlib import Path
 
 CONFIG, MANIFEST = "config.toml", "manifest.json"
@@ -36,6 +37,14 @@ KINDS = ("checkpoints", "samples", "tables", "seals")  # of folders that each lo
 def loop_folder(run: Path, kind: str, loop: int) -> Path:
     """The folder of one loop, of one of KINDS."""
     return run / kind / f"loop_{loop:03d}"
+
+
+def make_loop_folder(run: Path, kind: str, loop: int) -> None:
+    """Make the folder of one loop in that of the run, which itself must be there."""
+    folder = loop_folder(run, kind, loop)
+    for one in (folder.parent, folder):
+        with contextlib.suppress(FileExistsError):
+            one.mkdir()
 
 
 def table_path(run: Path, loop: int, table: str) -> Path:

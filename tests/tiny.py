@@ -1,5 +1,6 @@
 """A run of seconds: a small language, a small model, few steps."""
 
+import csv
 from pathlib import Path
 
 from jaxloop.config.presets import load
@@ -26,6 +27,9 @@ SETTINGS = [
     "controls=false",
     "seeds=[0]",
 ]
+# Four loops that train, or memorise, for less than a second; two that only memorise.
+QUICKLY = ("grid={'learner.name' = ['transformer', 'resample'], 'cycle.fresh_share' = [0.0, 0.5]}", "train.steps=10")
+MEMORISER = ("learner.name=resample", "grid={'cycle.fresh_share' = [0.0, 0.5]}")
 
 
 class Silent:
@@ -79,3 +83,21 @@ def results(path: Path) -> dict[str, bytes]:
         *path.glob("samples/*/*.npz"),
     ]
     return {str(Path(path / name).relative_to(path)): (path / name).read_bytes() for name in names}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, but locks."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def read(path: Path, table: str = "metrics") -> list[dict]:
+    """The rows of a table of a run folder."""
+    with (path / f"{table}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

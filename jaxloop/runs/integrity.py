@@ -12,7 +12,7 @@ from jaxloop.config.schema import Loop
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_file
 from jaxloop.runs.derived import analyse
-from jaxloop.runs.folder import derived_table, joined_tables, read_manifest
+from jaxloop.runs.manifest import read_manifest
 from jaxloop.runs.stored import (
     StoredRun,
     read_parameters,
@@ -21,6 +21,7 @@ from jaxloop.runs.stored import (
     read_state,
     sealed_table,
 )
+from jaxloop.runs.tables import joined_tables, whole_table
 
 _MOST_FIGURE_BYTES = 2**27
 _PNG_END = b"IEND\xaeB`\x82"
@@ -142,7 +143,7 @@ def _compared(run: StoredRun) -> Iterator[tuple[str, bool]]:
     if stale:
         return
     for name, rows in analyse(run).derived.items():
-        path, content = run.path / f"{name}.csv", derived_table(rows)
+        path, content = run.path / f"{name}.csv", whole_table(rows)
         found = read_file(path, 2 * len(content) + 2**20) if path.exists() else b""
         if digest(found) != digest(content):
             yield f"{path}: {_CHANGED if found else _STALE}", bool(found)

@@ -17,9 +17,9 @@ from jaxloop.config.schema import Config, LanguageSettings, Loop, loops
 from jaxloop.learners.reference.learner import ReferenceLearner
 from jaxloop.loop.memories import memory_of
 from jaxloop.runs.capacity import make_learner, needed_bytes
+from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT
 from jaxloop.runs.costs import Part, carried_rows, places_of, require_memory
 from jaxloop.runs.environment import prepare
-from jaxloop.runs.folder import CHECKPOINTS_KEPT
 from jaxloop.runs.programs import Program, programs, training_operations, weight_count
 from jaxloop.runs.trials import DeviceTrial, HostTrial, WholeTrial, host_trial, pair_counts, pair_seconds, whole_trial
 from jaxloop.systems.logic.yardsticks import yardsticks_of

@@ -21,8 +21,9 @@ from jaxloop.runs.capacity import half_as_many, make_learner, memory_in_words
 from jaxloop.runs.costs import require_memory
 from jaxloop.runs.derived import analyse
 from jaxloop.runs.environment import complaints, prepare
-from jaxloop.runs.folder import RunFolder, top_rows
+from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.programs import Program, programs
+from jaxloop.runs.tables import top_rows
 from jaxloop.systems.logic import measures, source
 from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
 from jaxloop.systems.registry import columns_of

@@ -374,3 +374,17 @@ class StoredRun:
             )
         chosen = kept[0] if generation is None else generation
         return read_parameters(self.path, of_loop, read_seal(self.path, of_loop, chosen), chosen)
+
+
+def load_parameters(run: Path | str, loop: int, generation: int | None = None) -> dict:
+    """The parameters of a model of a run, of its newest generation or of another one that is kept, for `score`.
+
+    Args:
+      run: the run folder.
+      loop: its number.
+      generation: which of those that are kept; by default the newest.
+
+    Raises:
+      InputError: there is no such model, or it is damaged.
+    """
+    return StoredRun(run).parameters(loop, generation)

@@ -1,40 +1,22 @@
-import csv
+"""A run as a whole: what it leaves, and that it goes on to the same bits however it was broken off."""
+
 import errno
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from tiny import SETTINGS, Silent, results, run_silently, run_tiny, tiny_config
+from tiny import SETTINGS, Silent, read, results, run_silently, run_tiny, tiny_config
 
-from jaxloop.commands.corpus import RunModel, check_lines
 from jaxloop.config.schema import loops
-from jaxloop.errors import InputError, RunError
+from jaxloop.errors import RunError
 from jaxloop.files import write_whole
-from jaxloop.learners.transformer.score import log_prob
-from jaxloop.runs.folder import RunFolder, load_parameters
-from jaxloop.runs.runner import run
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY, decode
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "undisturbed"
-    run(tiny_config(), path, "test", Silent())
-    return path
-
-
-def read(path, table="metrics") -> list[dict]:
-    with (path / f"{table}.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_leaves_everything_that_is_promised(undisturbed):
@@ -68,47 +50,6 @@ def test_saved_samples_are_those_that_were_measured(undisturbed):
             np.testing.assert_array_equal(saved["verdict"], judge_jitted(saved["tokens"]).verdict_N)
             assert np.mean(saved["verdict"] == 2) == float(row["true_share"])
             assert len(np.unique(saved["tokens"], axis=0)) / 60 == float(row["unique_share"])
-
-
-def test_the_model_on_disk_is_the_one_that_wrote_the_samples(undisturbed):
-    """Parameters of another generation, loop or layer, or a temperature of another cell, give other probabilities;
-    and `jaxloop check --run` must say the same of the samples' texts.
-    """
-    config = tiny_config()
-    for loop in range(2):
-        with np.load(undisturbed / f"samples/loop_{loop:03d}/generation_002.npz") as saved:
-            rows_NxT, log_prob_N = saved["tokens"], saved["log_prob"]
-        parameters = load_parameters(undisturbed, loop)
-        plain_N, tempered_N = log_prob(config.model, VOCABULARY, parameters, rows_NxT, config.sample.temperature)
-        np.testing.assert_allclose(tempered_N, log_prob_N, rtol=1e-4, atol=1e-4)
-        before = load_parameters(undisturbed, loop, 1)
-        earlier = log_prob(config.model, VOCABULARY, before, rows_NxT, config.sample.temperature)
-        assert np.abs(earlier[1] - log_prob_N).max() > 0.1 < np.abs(plain_N - tempered_N).max()
-
-        texts = [decode(row_T) for row_T in rows_NxT]
-        found, out = RunModel(undisturbed, loop, pytest.fail), io.StringIO()
-        check_lines([f"{text}\n".encode() for text in [*texts, "( not", "nonsense", "True " * 16]], config, out, found)
-        *lines, unfinished, nonsense, long = map(json.loads, out.getvalue().splitlines())
-        for line, row_T, expected in zip(lines, rows_NxT, log_prob_N, strict=True):
-            if EOS in row_T:
-                assert line["model_log_prob_tempered"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
-        assert unfinished["model_log_prob"] < 0 and unfinished["verdict"] == "invalid"
-        assert nonsense["model_log_prob"] is None and long["model_log_prob_tempered"] is None
-
-
-def test_a_model_that_is_not_there_is_named_in_one_line(undisturbed, tmp_path):
-    """Catches a traceback, or the model of another loop, where somebody mistypes."""
-    for path, loop, message in ((tmp_path, 0, "is no run folder"), (undisturbed, 2, "has loops 0 to 1, and no loop 2")):
-        with pytest.raises(InputError, match=message):
-            RunModel(path, loop, pytest.fail)
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    edit(tmp_path / "copy/config.toml", "layers = 1", "layers = 2")
-    with pytest.raises(InputError, match=r"config\.toml: is not what the run wrote"):
-        load_parameters(str(tmp_path / "copy"), 0)
-    with pytest.raises(InputError, match="has generations 1, 2"):
-        load_parameters(undisturbed, 0, 0)
-    with pytest.raises(InputError, match="has loops 0 to 1, and no loop 7"):
-        load_parameters(undisturbed, 7)
 
 
 def test_cells_that_share_a_seed_begin_alike_and_then_part(undisturbed):
@@ -185,131 +126,6 @@ def test_a_finished_run_computes_nothing_more(undisturbed, tmp_path):
     assert results(tmp_path / "copy") == results(undisturbed)
 
 
-def truncate_largest_file(folder) -> None:
-    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
-
-
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(undisturbed, tmp_path):
-    """Half a checkpoint must neither end in a traceback nor be taken for a whole one."""
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    truncate_largest_file(tmp_path / "copy/checkpoints/loop_001/2")
-    display = run_tiny(tmp_path / "copy")
-    assert display.kept == [(1, 2)]
-    assert len(display.warnings) == 1 and "is damaged" in display.warnings[0]
-    assert "loop 1 goes on from generation 1" in display.warnings[0]
-    assert results(tmp_path / "copy") == results(undisturbed)
-
-
-def test_without_any_whole_checkpoint_the_run_refuses(undisturbed, tmp_path):
-    """Going on from nothing would silently throw away what was measured."""
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    for generation in (1, 2):
-        truncate_largest_file(tmp_path / f"copy/checkpoints/loop_000/{generation}")
-    before = results(tmp_path / "copy")
-    with pytest.raises(
-        InputError, match=r"checkpoints/loop_000/1.*is damaged.*; put it right, or start anew with --overwrite"
-    ):
-        run_tiny(tmp_path / "copy")
-    assert results(tmp_path / "copy") == before
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda run: (run / "tables/loop_000/provenance.csv").unlink(), "loop_000/provenance.csv: is missing"),
-        (lambda run: (run / "tables/loop_001/tails.csv").unlink(), "loop_001/tails.csv: is missing"),
-        (lambda run: drop_line(run / "tables/loop_000/tails.csv", 5), "loop_000/tails.csv: is damaged"),
-        (
-            lambda run: edit(run / "tables/loop_000/tails.csv", "tenth,1,0.1", "tenth,1,x"),
-            "loop_000/tails.csv: is damaged",
-        ),
-        (lambda run: (run / "samples/loop_001/generation_001.npz").unlink(), "generation_001.npz: is missing"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "checkpoints/loop_000/1/state.npz: is missing"),
-        (lambda run: shutil.rmtree(run / "seals"), "loop_000: lacks seals of what .*tables/loop_000 holds"),
-        (
-            lambda run: (run / "tables/loop_000/metrics.csv").write_text("loop,generation\n0,0,0\n"),
-            "metrics.csv: is damaged",
-        ),
-        (
-            lambda run: edit(run / "tables/loop_000/metrics.csv", "true_share", "share"),
-            "loop_000/metrics.csv: is damaged",
-        ),
-        (
-            lambda run: edit(run / "tables/loop_000/metrics.csv", "0.0,0.", "0.0,abc"),
-            "loop_000/metrics.csv: is damaged",
-        ),
-        (lambda run: edit(run / "config.toml", "[cycle]", "[cycle"), "config.toml: not valid TOML"),
-    ],
-)
-def test_missing_or_damaged_results_are_refused_and_nothing_is_lost(undisturbed, tmp_path, damage, said):
-    """Going on would write tables with holes, or silently make again what took hours."""
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    damage(tmp_path / "copy")
-    before = {path: path.read_bytes() for path in (tmp_path / "copy/tables").rglob("*.csv")}
-    with pytest.raises(InputError, match=said):
-        run_tiny(tmp_path / "copy")
-    assert {path: path.read_bytes() for path in (tmp_path / "copy/tables").rglob("*.csv")} == before
-
-
-def drop_line(path: Path, line: int) -> None:
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:line] + lines[line + 1 :]))
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def test_a_second_process_in_the_same_folder_is_turned_away(tmp_path):
-    """Two processes that write the same files by accident would leave rows of both."""
-    config = tiny_config()
-    with (
-        RunFolder(tmp_path / "run", config, "test"),
-        pytest.raises(InputError, match="another jaxloop is running in it"),
-    ):
-        RunFolder(tmp_path / "run", config, "test")
-    # Of processes that share a run, one may outlive the first.
-    with (
-        RunFolder(tmp_path / "run", config, "test", process=1),
-        pytest.raises(InputError, match="another jaxloop is running in it"),
-    ):
-        RunFolder(tmp_path / "run", config, "test")
-    (tmp_path / "run" / "tables" / "loop_000 (copy)").mkdir(parents=True)
-    (tmp_path / "run" / "tables" / "loop_000 (copy)" / "metrics.csv").write_text("not ours")
-    run_tiny(tmp_path / "run", "cycle.generations=3")
-
-
-def test_a_folder_of_other_settings_is_refused_with_the_difference(undisturbed, tmp_path):
-    """Mixing two configs in one folder would put rows side by side that do not belong together."""
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    with pytest.raises(InputError, match=r"sample\.temperature: 0\.75 -> 0\.8.*--overwrite"):
-        run_tiny(tmp_path / "copy", "sample.temperature=0.8")
-    assert results(tmp_path / "copy") == results(undisturbed)
-    run_tiny(tmp_path / "copy", "sample.temperature=0.8", "cycle.generations=1", overwrite=True)
-    assert len(read(tmp_path / "copy")) == 2
-
-
-def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
-    """--overwrite in the wrong place must not delete what is not ours."""
-    (tmp_path / "thesis.tex").write_text("years of work")
-    for overwrite in (False, True):
-        with pytest.raises(InputError, match="no run folder and not empty"):
-            run_tiny(tmp_path, overwrite=overwrite)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "config.toml").write_text("seeds = [0]")
-    with pytest.raises(InputError, match="no run folder and not empty"):
-        run_tiny(tmp_path / "site", overwrite=True)
-    assert (tmp_path / "site" / "config.toml").read_text() == "seeds = [0]"
-    with pytest.raises(InputError, match="is a file"):
-        run_tiny(tmp_path / "thesis.tex")
-    with pytest.raises(InputError, match="cannot be used as a run folder"):
-        run_tiny(tmp_path / "thesis.tex" / "below")
-
-
 def test_a_loop_that_diverges_leaves_the_others_whole(tmp_path):
     """One bad learning rate in a grid must not cost the other cells, nor write numbers that are none."""
     grid = "grid={'train.learning_rate' = [1e-2, 1e6]}"
@@ -335,7 +151,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_answer(tmp_path, monkeypatch, b
             if breaks_off and generation == 1:
                 raise RunError("in mid-run")
 
-    monkeypatch.setattr("jaxloop.runs.folder.write_whole", full)
+    monkeypatch.setattr("jaxloop.runs.tables.write_whole", full)
     display = BreakingOff()
     with pytest.raises(RunError, match="in mid-run" if breaks_off else "could not be written: No space left"):
         run_tiny(tmp_path / "run", "learner.name=resample", display=display)
@@ -367,19 +183,6 @@ def test_the_model_sees_its_own_loop_only():
     assert [(loop.index, loop.seed, loop.config.cycle.fresh_share) for loop in loops(config)] == [
         (0, 4, 0.0), (1, 7, 0.0), (2, 4, 0.5), (3, 7, 0.5),
     ]  # fmt: skip
-
-
-def test_starting_anew_leaves_nothing_of_the_old_answer(tmp_path):
-    """A summary or a figure of the old run beside the new one; something of the user's own deleted with them."""
-    figures = tmp_path / "run" / "figures"
-    with RunFolder(tmp_path / "run", tiny_config(), "test"):
-        figures.mkdir()
-        for name in ("overview", "diversity", "final", "correctness", "heat_map", "mine"):
-            (figures / f"{name}.png").touch()
-        (tmp_path / "run" / "summary.csv").touch()
-    with RunFolder(tmp_path / "run", tiny_config(), "test", overwrite=True):
-        assert [path.name for path in figures.iterdir()] == ["mine.png"]
-        assert not (tmp_path / "run" / "summary.csv").exists()
 
 
 MIXED = (
