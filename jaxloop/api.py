@@ -106,8 +106,14 @@ class Run:
 
     @property
     def collapse(self) -> pd.DataFrame:
-        """For each loop and meaning of the word the generation in which it collapsed, as in collapse.csv."""
-        return pd.DataFrame(self._analysis.derived["collapse"])
+        """For each loop and meaning of the word when it collapsed, as in collapse.csv, but for its last column.
+
+        `collapsed` says whether it did, and `generation` in which, or up to which it was watched; -1: never.
+        """
+        rows = [dict(row) for row in self._analysis.derived["collapse"]]
+        for row in rows:
+            row["generation"], row["collapsed"] = row.pop("met_in_generation")
+        return pd.DataFrame(rows)
 
     @functools.cached_property
     def answer(self) -> Answer:

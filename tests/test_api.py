@@ -47,8 +47,15 @@ def test_the_same_bits_as_the_command(run, tmp_path):
 def test_tables_are_those_of_the_folder(run):
     """Catches rows that are lost or columns that are renamed on the way to pandas."""
     assert len(run.metrics) == len(pd.read_csv(run.path / "metrics.csv")) == 18
-    for name in ("metrics", "tails", "summary", "collapse"):
+    for name in ("metrics", "tails", "summary"):
         assert list(getattr(run, name)) == list(pd.read_csv(run.path / f"{name}.csv")), name
+    table = pd.read_csv(run.path / "collapse.csv")
+    words = table.pop("met_in_generation")
+    assert list(run.collapse.drop(columns=["generation", "collapsed"])) == list(table)
+    assert [int(word.split()[-1]) for word in words[words != "not measured"]] == [
+        int(generation) for generation in run.collapse["generation"] if generation >= 0
+    ]
+    assert (words.str.isdigit() == run.collapse["collapsed"]).all()
     # Nobody changes what others see.
     metrics = run.metrics
     metrics["diversity"] = 0.0

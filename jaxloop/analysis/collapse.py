@@ -26,6 +26,18 @@ _MODE_LABELS = [str(tenth) for tenth in range(1, MODE_TENTHS + 1)]
 _TAIL_LABEL = "10"
 
 
+class Met(NamedTuple):
+    """When a loop met a criterion first; its text is what stands in a table."""
+
+    generation: int  # in which it did, or until which it was watched; -1: never
+    observed: bool  # whether it did
+
+    def __str__(self) -> str:
+        if self.observed:
+            return str(self.generation)
+        return "not measured" if self.generation < 0 else f"not by generation {self.generation}"
+
+
 class Meaning(NamedTuple):
     """One definition: a number for each generation, and when it counts as met."""
 
@@ -219,17 +231,17 @@ def _ends_known(number: pd.Series, borders: np.ndarray) -> tuple[list[float], li
     return value_K[np.where(some, begin, -1)].tolist(), value_K[np.where(some, end - 1, -1)].tolist()
 
 
-def _first_generations(number: pd.Series, met: pd.Series, borders: np.ndarray) -> list[int | str]:
-    """The generation in which each group met a criterion first, in words if in none."""
+def _first_generations(number: pd.Series, met: pd.Series, borders: np.ndarray) -> list[Met]:
+    """When each group met a criterion first."""
     generation_N = number.index.get_level_values("generation")
     known_N, met_N = np.flatnonzero(number.notna()), np.flatnonzero(met)
     places = np.searchsorted(known_N, borders), np.searchsorted(met_N, borders)
     found = []
     for (known_begin, known_end), (met_begin, met_end) in zip(*(place.tolist() for place in places), strict=True):
         if known_begin == known_end:
-            found.append("not measured")
+            found.append(Met(-1, False))
         elif met_begin < met_end:
-            found.append(int(generation_N[met_N[met_begin]]))
+            found.append(Met(int(generation_N[met_N[met_begin]]), True))
         else:
-            found.append(f"not by generation {generation_N[known_N[known_end - 1]]}")
+            found.append(Met(int(generation_N[known_N[known_end - 1]]), False))
     return found

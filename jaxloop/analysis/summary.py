@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxloop.analysis.cells import Cell, Courses, cells_of, courses_of, with_kept_diversity
+from jaxloop.analysis.collapse import Met
 from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.stats import (
     CollapseTime,
@@ -220,15 +221,14 @@ class VanishedVariance:
         """Look up the rows of collapse.csv once, for there may be as many cells as loops."""
         of_meaning = [row for row in collapse if row["meaning"] == MEANING]
         self.criterion = of_meaning[0]["criterion"] if of_meaning else ""
-        self._met = {row["loop"]: str(row["met_in_generation"]) for row in of_meaning}
+        self._met: dict[int, Met] = {row["loop"]: row["met_in_generation"] for row in of_meaning}
 
     def of(self, rows: pd.DataFrame) -> Collapse:
         """When the loops of a cell collapsed, those that have not counting as long as they were observed."""
-        met = [self._met.get(loop, "not measured") for loop in np.unique(rows["loop"]).tolist()]
-        met = [words for words in met if words != "not measured"]
-        # Either a generation, or "not by generation 12".
-        time_S = np.array([int(words.split()[-1]) for words in met], int)
-        observed_S = np.array([words.isdigit() for words in met], bool)
+        met = [self._met[loop] for loop in np.unique(rows["loop"]).tolist() if loop in self._met]
+        met = [one for one in met if one.generation >= 0]
+        time_S = np.array([one.generation for one in met], int)
+        observed_S = np.array([one.observed for one in met], bool)
         time = collapse_time(time_S, observed_S)
         return Collapse(len(met), int(observed_S.sum()), time, int(max(time_S, default=-1)))
 
