@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from jaxloop.learners.reference.autoregressive import log_prob, temper, write
+from jaxloop.learners.reference.autoregressive import Autoregressive, log_prob, temper, write
+from jaxloop.learners.reference.ngram import NGram
+from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 WIDTH = 4
@@ -176,3 +178,22 @@ def test_temperature_must_be_positive(chain, temperature):
     """Catches rows of NaN instead of a refusal."""
     with pytest.raises(ValueError, match="temperature"):
         write(chain, np.random.default_rng(0), 3, WIDTH, temperature)
+
+
+@pytest.mark.parametrize("size", [2, 12])
+def test_a_vocabulary_of_another_size(size):
+    """Catches the eighth token taken for the end where there are fewer or more, a row that goes on after its end, and
+    mass that is lost or given twice: all rows of three places have probability 1 together.
+    """
+    vocabulary, width = Vocabulary(size), 3
+    training = np.random.default_rng(size).integers(0, size, (200, width)).astype(np.uint8)
+    model = Autoregressive(NGram(training, 2, vocabulary), width)
+    everything = np.array(list(itertools.product(range(size), repeat=width)), np.uint8)
+    after_end = np.arange(width) >= vocabulary.lengths(everything)[:, None]
+    rows = np.unique(np.where(after_end, vocabulary.end, everything), axis=0).astype(np.uint8)
+    for temperature in TEMPERATURES:
+        assert np.exp(model.log_prob(rows, temperature)).sum() == pytest.approx(1, abs=1e-12)
+        written = model.write(np.random.default_rng(0), 2000, temperature)
+        assert written.shape == (2000, width) and written.max() == vocabulary.end
+        assert set(map(bytes, written)) <= set(map(bytes, rows))
+    assert len(np.unique(written)) == size

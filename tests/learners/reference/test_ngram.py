@@ -9,27 +9,28 @@ import pytest
 
 from jaxloop.learners.reference.autoregressive import log_prob, write
 from jaxloop.learners.reference.ngram import NGram, NGramState, longest_order
+from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 V = range(VOCABULARY.size)
 
 
-def sequences(rows):
+def sequences(rows, end=EOS):
     """Rows as tuples up to and including the first `<eos>`."""
     for row in rows.tolist():
-        yield tuple(row[: row.index(EOS) + 1] if EOS in row else row)
+        yield tuple(row[: row.index(end) + 1] if end in row else row)
 
 
 class Slow:
     """The definition in the module's docstring, one probability at a time."""
 
-    def __init__(self, rows, order):
-        self.order, self.count, self.discount = order, {}, {}
+    def __init__(self, rows, order, vocabulary=VOCABULARY):
+        self.order, self.count, self.discount, self.size = order, {}, {}, vocabulary.size
         for k in range(1, order + 1):
             self.count[k] = counted = Counter()
-            for sequence in sequences(rows):
-                padded = (EOS,) * (order - 1) + sequence
+            for sequence in sequences(rows, vocabulary.end):
+                padded = (vocabulary.end,) * (order - 1) + sequence
                 for end in range(order, len(padded) + 1):
                     counted[padded[end - k : end]] += 1
             once, twice = (sum(c == times for c in counted.values()) for times in (1, 2))
@@ -38,9 +39,9 @@ class Slow:
     def p(self, k, context, token):
         """P(token | the last k - 1 tokens of the context)."""
         if k == 0:
-            return 1 / 8
+            return 1 / self.size
         context = context[len(context) - (k - 1) :]
-        counts = [self.count[k][(*context, other)] for other in V]
+        counts = [self.count[k][(*context, other)] for other in range(self.size)]
         total, seen = sum(counts), [c > 0 for c in counts]
         if total == 0:
             return self.p(k - 1, context, token)
@@ -49,7 +50,7 @@ class Slow:
         if seen[token]:
             return max(counts[token] - self.discount[k], 0) / total
         left = 1 - sum(max(c - self.discount[k], 0) / total for c in counts if c > 0)
-        below = [self.p(k - 1, context, other) for other in V]
+        below = [self.p(k - 1, context, other) for other in range(self.size)]
         return left * below[token] / sum(p for p, s in zip(below, seen, strict=True) if not s)
 
 
@@ -97,6 +98,43 @@ def test_equals_the_definition(training, order):
         found = distribution(model, np.array(group).reshape(len(group), length), order)
         expected = [[slow.p(order, (EOS,) * order + history, token) for token in V] for history in group]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 3, 12])
+def test_equals_the_definition_for_any_vocabulary(size):
+    """Catches eight tokens where there are others: a base in which two contexts are one, an end that is a word, and a
+    uniform distribution over too few.
+    """
+    vocabulary, generator = Vocabulary(size), np.random.default_rng(size)
+    rows = generator.integers(0, size, (80, 6)).astype(np.uint8)
+    for order in (1, 2, 3):
+        model, slow = NGram(rows, order, vocabulary), Slow(rows, order, vocabulary)
+        histories = generator.integers(0, vocabulary.end, (10, 4))
+        found = distribution(model, histories, order)
+        start = (vocabulary.end,) * order
+        expected = [
+            [slow.p(order, start + tuple(history), token) for token in range(size)] for history in histories.tolist()
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        np.testing.assert_allclose(distribution(model, np.zeros((1, 0), int), order).sum(), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "longest"), [(2, 62), (8, 20), (12, 17), (256, 7)])
+def test_the_longest_order_of_each_vocabulary(size, longest):
+    """Catches codes that overflow in silence, and an order that is refused although it fits: a row that begins must be
+    told from one that ends, by the first token of the longest context only.
+    """
+    vocabulary = Vocabulary(size)
+    assert longest_order(vocabulary) == longest
+    assert size**longest <= 2**63 - 1 < size ** (longest + 1)
+    rows = np.full((50, longest), size - 2, np.uint8)
+    rows[:, -1] = vocabulary.end
+    model = NGram(rows, longest, vocabulary)
+    before, after = (distribution(model, rows[:1, :read], longest)[0] for read in (longest - 2, longest - 1))
+    assert before.sum() == pytest.approx(1) == after.sum()
+    assert before[size - 2] > 0.98 < after[vocabulary.end]
+    with pytest.raises(ValueError, match=f"from 1 to {longest}, not {longest + 1}"):
+        NGram(rows, longest + 1, vocabulary)
 
 
 def test_the_cases_that_training_must_reach():

@@ -1,15 +1,21 @@
-"""The learner: when training stops, what loops beside each other do to each other, and how its rows are laid out."""
+"""The learner: when training stops, what loops beside each other do to each other, how its rows are laid out, whatever
+they are tokens of, and how it becomes smaller.
+"""
+
+import itertools
 
 import jax
 import numpy as np
 import pytest
+from processes import TESTS, output_of
 from tiny import tiny_config
 
 from jaxloop.config.presets import load
 from jaxloop.config.schema import Config, Loop, loops
-from jaxloop.learners.transformer.learner import choose_shape
+from jaxloop.learners.transformer.learner import TransformerLearner, choose_shape
 from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.train import looks
+from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.run_loops import Outcome
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
@@ -166,3 +172,67 @@ def test_the_layout_of_rows_changes_rounding_only():
     for outcome in (other, chosen):
         assert outcome.columns["validation_nats"] == pytest.approx(one.columns["validation_nats"], rel=1e-4)
         np.testing.assert_allclose(outcome.probed["held_out"], one.probed["held_out"], rtol=1e-4)
+
+
+# Another vocabulary
+
+
+def test_a_vocabulary_of_another_size_from_training_to_probabilities():
+    """Catches the eight tokens of one system anywhere between a learner's rows and what it gives back: with twelve, all
+    rows of three places must have probability 1 together, at either temperature, samples the probability that scoring
+    gives them, and what was learnt must hold for the tokens past the eighth, too.
+    """
+    vocabulary, width, temperature = Vocabulary(12), 3, 0.6
+    config = tiny_config(
+        "train.steps=150", "train.learning_rate=3e-2", "cycle.rows=400", f"sample.temperature={temperature}"
+    )
+    config = config.model_copy(update={"model": config.model.model_copy(update={"context_tokens": width})})
+    loop = Loop(0, 0, {}, config)
+    # A word, the one after it, and the end.
+    first_N = np.random.default_rng(0).integers(0, 11, 400)
+    training_NxT = np.stack([first_N, (first_N + 1) % 11, np.full(400, 11)], axis=1).astype(np.uint8)
+    learner = TransformerLearner(config, 1, vocabulary, training_NxT)
+    words = [
+        [*word, *[11] * (width - len(word))]
+        for length in range(4)
+        for word in itertools.product(range(11), repeat=length)
+    ]
+    rows_NxT = np.array(words, np.uint8)
+    probes = [{"all": learner.probe(rows_NxT)}]
+    (outcome,), _ = learner.finish(learner.start([loop], [0], [training_NxT], probes), lambda share: None)
+    probability_2xN = np.exp(outcome.probed["all"])
+    np.testing.assert_allclose(probability_2xN.sum(axis=1), 1, atol=1e-5)
+    place = {bytes(row_T): index for index, row_T in enumerate(rows_NxT)}
+    sampled = [place[bytes(row_T)] for row_T in outcome.sampled_NxT]
+    np.testing.assert_allclose(outcome.sampled_log_prob_N, outcome.probed["all"][1, sampled], rtol=1e-4, atol=1e-4)
+    assert np.log(11) - 0.1 < outcome.columns["validation_nats"] < 1.1 * np.log(11)
+    learnt_V = np.array([probability_2xN[0, place[bytes([word, (word + 1) % 11, 11])]] for word in range(11)])
+    assert learnt_V.min() > 0.5 / 11
+    assert set(np.unique(outcome.sampled_NxT[:, :2])) >= set(range(11))
+    shape = jax.tree.map(np.shape, outcome.parameters)["tokens"]["embedding"]
+    assert shape == (12, config.model.width)
+
+
+# Fewer at once
+
+
+SMALLER = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, sys.argv[1])
+import tiny
+from jaxloop.systems.logic.learners import transformer_learner
+config = tiny.tiny_config("population.loops_per_device=2", "seeds=[0,1,2,3,4,5,6,7]", "grid={}")
+learner = transformer_learner(config, 8)
+while learner:
+    print(learner.loops_per_device, learner.devices)
+    learner = learner.smaller()
+"""
+
+
+def test_fewer_loops_on_each_core_and_then_fewer_cores():
+    """Catches a learner that is made anew from the settings where memory has run out a second time: two loops on each
+    of four cores became one on each, and then two on each of two, as many as before, for ever.
+    """
+    assert output_of(SMALLER, TESTS, JAX_PLATFORMS="cpu").splitlines() == ["2 4", "1 4", "1 2"]

@@ -20,6 +20,7 @@ from jaxloop.learners.transformer.packing import (
     step_of,
     whole_plan,
 )
+from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
@@ -207,6 +208,32 @@ def test_all_small_steps(batch, row_tokens):
     if batch == 4:
         choices = itertools.islice(choices, 0, None, 5)
     check(tokens_NxT, np.array(list(choices), np.int32), row_tokens)
+
+
+@pytest.mark.parametrize("name", ["random", "cut_off_or_empty", "depth_3"])
+def test_a_larger_vocabulary_is_packed_alike(name):
+    """Catches an end or a number of targets that is always that of eight tokens: the same rows with other ids in the
+    same order, up to the greatest of 256, must lie where they lay, with the same targets.
+    """
+    tokens_NxT, large = corpus(name), Vocabulary(256)
+    id_V = np.array([0, 3, 8, 100, 127, 128, 254, 255], np.uint8)
+    row_tokens, count = 2 * tokens_NxT.shape[1], len(tokens_NxT)
+    planned = plan(tokens_NxT, VOCABULARY, np.arange(count, dtype=np.int32)[None], row_tokens)
+    large_planned = plan(id_V[tokens_NxT], large, np.arange(count, dtype=np.int32)[None], row_tokens)
+    for array, large_array in zip(planned, large_planned, strict=True):
+        np.testing.assert_array_equal(array, large_array)
+    rows = int(planned.row_count_S[0])
+
+    def laid_out(tokens_NxT, vocabulary):
+        step = step_of(jnp.asarray(tokens_NxT), vocabulary, planned, 0, rows * row_tokens)
+        return lay_out(step, vocabulary, rows, row_tokens)
+
+    small_rows, large_rows = laid_out(tokens_NxT, VOCABULARY), laid_out(id_V[tokens_NxT], large)
+    np.testing.assert_array_equal(id_V[small_rows.inputs_RxL], large_rows.inputs_RxL)
+    np.testing.assert_array_equal(small_rows.depth_RxL, large_rows.depth_RxL)
+    targets_RxLxV = np.zeros((rows, row_tokens, 256))
+    targets_RxLxV[..., id_V] = small_rows.targets_RxLxV
+    np.testing.assert_array_equal(targets_RxLxV, large_rows.targets_RxLxV)
 
 
 @pytest.mark.parametrize("width", [256, 257])

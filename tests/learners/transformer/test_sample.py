@@ -7,6 +7,7 @@ from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer import sample as sample_module
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.sample import Batches, batch_count, choose, chunk_prefixes, make_sample
+from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 
@@ -68,11 +69,11 @@ def assert_written_alone(tokens_NxT: np.ndarray, logits_NxTxV: np.ndarray, tempe
 # Mocks of the network: the sampler knows nothing of a model but its two functions and that a cache has nodes.
 
 
-def markov_model(logits_VxV: np.ndarray) -> Model:
+def markov_model(logits_VxV: np.ndarray, vocabulary: Vocabulary = VOCABULARY) -> Model:
     """The next token depends on the last one only."""
     table = jnp.asarray(logits_VxV, jnp.float32)
     return Model(
-        vocabulary=VOCABULARY,
+        vocabulary=vocabulary,
         init=None,
         apply=None,
         init_cache=jnp.zeros,
@@ -196,6 +197,28 @@ def test_transitions_follow_the_softmax_at_the_temperature(temperature):
         share = np.bincount(followers, minlength=8) / len(followers)
         deviation = np.sqrt(expected_VxV[token] * (1 - expected_VxV[token]) / len(followers))
         assert np.all(np.abs(share - expected_VxV[token]) < 5 * deviation + 1e-3)
+
+
+@pytest.mark.parametrize("size", [2, 12, 256])
+def test_transitions_of_a_vocabulary_of_another_size(size):
+    """Branches that are numbered by eights share nodes between prefixes, and the greatest of another vocabulary's
+    tokens is a word and no end: rows would go on after it, or end at the wrong one.
+    """
+    vocabulary = Vocabulary(size)
+    logits_VxV = np.random.default_rng(size).normal(size=(size, size))
+    logits_VxV[:, vocabulary.end] += np.log(size / 8)  # however many others there are
+    rows_NxT, *_ = draw(markov_model(logits_VxV, vocabulary), 4000, 20, 1000)
+    length_N = vocabulary.lengths(rows_NxT)
+    alive = np.arange(20) <= length_N[:, None]
+    assert np.all(rows_NxT[~alive] == vocabulary.end) and len(np.unique(length_N)) > 10
+    before = np.concatenate([np.full((4000, 1), vocabulary.end, np.uint8), rows_NxT[:, :-1]], axis=1)
+    counts_VxV = np.zeros((size, size))
+    np.add.at(counts_VxV, (before[alive], rows_NxT[alive]), 1)
+    probability_VxV = np.exp(logits_VxV) / np.exp(logits_VxV).sum(axis=1, keepdims=True)
+    expected_VxV = counts_VxV.sum(axis=1, keepdims=True) * probability_VxV
+    common = expected_VxV > 10
+    z = (counts_VxV - expected_VxV)[common] / np.sqrt((expected_VxV * (1 - probability_VxV))[common])
+    assert common.sum() >= 4 and np.abs(z).max() < 6
 
 
 # What is written does not depend on how.
