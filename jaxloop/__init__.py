@@ -1,8 +1,16 @@
-"""jaxloop: the self-consuming training loop, exactly measured."""
+"""The self-consuming training loop, exactly measured.
+
+The public names are those in `__all__`; `jaxloop/README.md` is the map of all else.
+"""
 
 import warnings
 from importlib import metadata
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from jaxloop.api import DamageError, InputError, Run, RunError, open_run, presets, run, settings
+
+__all__ = ["DamageError", "InputError", "Run", "RunError", "open_run", "presets", "run", "settings"]
 __version__ = metadata.version("jaxloop-collapse")
 
 try:
@@ -15,3 +23,16 @@ else:
         "and overwrite each other's files: run 'pip uninstall jaxloop', then reinstall jaxloop-collapse",
         stacklevel=2,
     )
+
+
+def __getattr__(name: str) -> object:
+    """Import the public names when they are asked for: the command line does not wait for JAX and pandas."""
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxloop' has no attribute {name!r}")
+    from jaxloop import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,6 +8,7 @@ import pandas as pd
 from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.collapse import collapse_rows
 from jaxloop.analysis.summary import summary_rows
+from jaxloop.systems.logic.columns import COLUMNS
 
 SHARE = "cycle.fresh_share"
 REAL = 0.5
@@ -47,7 +48,9 @@ def table(cells: list[dict], seeds=(0, 1, 2, 3, 4), generations=9) -> pd.DataFra
 
 
 def summed(metrics: pd.DataFrame, axes: list[str], provenance=()) -> list[dict]:
-    return summary_rows(metrics, collapse_rows(metrics, NO_TAILS, axes), as_frame(list(provenance), "provenance"), axes)
+    return summary_rows(
+        metrics, collapse_rows(metrics, NO_TAILS, axes), as_frame(list(provenance), "provenance"), axes, COLUMNS
+    )
 
 
 NOISE = np.random.default_rng(0).normal(0, 0.02, 100)

@@ -38,7 +38,7 @@ class Silent:
     def __init__(self, stop_after: int | None = None):
         self.kept, self.warnings, self._stop_after = [], [], stop_after
 
-    def begin(self, loops, states, rows) -> None:
+    def begin(self, loops, states, rows, columns) -> None:
         self.resumed = {index: state.generation for index, state in states.items()}
 
     def watch(self, loops, generation, trained_share) -> None:

@@ -13,9 +13,8 @@ LEARNER = "learner.name"
 _CONTROL_SAYS = ("cycle.fresh_share", "cycle.fresh_schedule", "cycle.generated_share")
 _NEEDED = {
     "metrics": (
-        "loop", "seed", "generation", "control", "true_share", "false_share", "invalid_share", "diversity",
-        "unique_share", "training_diversity", "outside_share", "held_out_nats", "source_entropy_nats",
-        "untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats",
+        "loop", "seed", "generation", "control", "diversity", "training_diversity", "outside_share", "held_out_nats",
+        "source_entropy_nats", "untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats",
     ),
     "tails": (
         "loop", "seed", "generation", "classes", "class", "source_share", "model_share", "first_expressions",

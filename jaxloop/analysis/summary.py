@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jaxloop.analysis.cells import Cell, Courses, cells_of, courses_of, with_kept_diversity
+from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.stats import (
     CollapseTime,
     Difference,
@@ -22,9 +23,8 @@ from jaxloop.analysis.stats import (
     slope_test,
 )
 
-# With fewer true samples than this, diversity is mostly that of noise.
-MOSTLY_TRUE = 0.8
-MEASURES = ("kept_diversity", "true_share", "unique_share", "total_variation", "forward_kl_nats", "alive_share")
+# With a smaller share of samples that are right, diversity is mostly that of noise.
+MOSTLY_RIGHT = 0.8
 MEANING = "vanishing variance"  # of the eight in collapse.csv
 
 # What is called final is the mean over this part of the generations, the last ones: a single one has the luck of the
@@ -53,7 +53,7 @@ class Paired(NamedTuple):
 
 
 def summary_rows(
-    metrics: pd.DataFrame, collapse: list[dict], provenance: pd.DataFrame, axes: list[str]
+    metrics: pd.DataFrame, collapse: list[dict], provenance: pd.DataFrame, axes: list[str], columns: Columns
 ) -> list[dict[str, Any]]:
     """A row for each cell; README.md gives each column's meaning.
 
@@ -62,15 +62,19 @@ def summary_rows(
       collapse: the rows of collapse.csv.
       provenance: the rows of provenance.csv.
       axes: the axes of the grid, which are columns of `metrics`.
+      columns: what the columns of `metrics` are.
 
     Returns:
       Rows with the same columns; not a number where something is not measured, or too few loops or generations.
     """
     metrics = with_kept_diversity(metrics)
-    measures = [MEASURES[0], *(name for name in MEASURES[1:] if name in metrics and metrics[name].notna().any())]
+    measures = {"kept_diversity": (0.0, 1.0)}
+    measures |= {
+        name: columns.bounds(name) for name in columns.summed_up if name in metrics and metrics[name].notna().any()
+    }
     cells = cells_of(metrics, axes)
     found, fresh = VanishedVariance(collapse), _fresh_by_loop(provenance)
-    first = courses_of(cells[0].rows, measures[:1])
+    first = courses_of(cells[0].rows, ["kept_diversity"])
     fits = len(cells) <= MOST_FITTED
     return [_row(cell, first if place else None, measures, found, fresh, fits) for place, cell in enumerate(cells)]
 
@@ -78,12 +82,12 @@ def summary_rows(
 def _row(
     cell: Cell,
     first: Courses | None,
-    measures: list[str],
+    measures: dict[str, tuple[float, float]],
     found: "VanishedVariance",
     fresh: dict[int, list],
     fits: bool,
 ) -> dict[str, Any]:
-    courses = courses_of(cell.rows, measures)
+    courses = courses_of(cell.rows, list(measures))
     last = last_generation(cell.rows)
     row = {
         **cell.axes,
@@ -95,7 +99,7 @@ def _row(
     }
     for name, course_SxG in zip(measures, courses.values_CxSxG, strict=True):
         final_S = _final(_measured(course_SxG), courses.generation_G, last)
-        mean, low, high = _mean_and_interval(final_S, name)
+        mean, low, high = _mean_and_interval(final_S, *measures[name])
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     collapsed = found.of(cell.rows)
@@ -244,7 +248,7 @@ def _fresh_rows(fresh: dict[int, list[tuple[int, int]]], rows: pd.DataFrame, las
     return sum(count for loop in loops for generation, count in fresh.get(loop, ()) if generation <= last) / len(loops)
 
 
-def _mean_and_interval(values_S: np.ndarray, name: str) -> tuple[float, float, float]:
+def _mean_and_interval(values_S: np.ndarray, least: float, most: float) -> tuple[float, float, float]:
     """The mean and its 95% interval, cut at what is possible; an infinite mean has none."""
     if not len(values_S):
         return math.nan, math.nan, math.nan
@@ -253,6 +257,7 @@ def _mean_and_interval(values_S: np.ndarray, name: str) -> tuple[float, float, f
     if np.isposinf(values_S).any() and not np.isnan(values_S).any():
         return math.inf, math.nan, math.nan
     mean, low, high = (float(limit_G[0]) for limit_G in bootstrap_band(values_S[:, None]))
-    most = math.inf if name.endswith("_nats") or values_S.max() > 1 else 1.0
+    # Kept diversity is above 1 by chance, or for noise: then 1 is no limit.
+    most = math.inf if values_S.max() > most else most
     # Not a number stays what it is only as the first of the two.
-    return mean, max(low, 0.0), min(high, most)
+    return mean, max(low, least), min(high, most)

@@ -206,7 +206,7 @@ def summary(
     from jaxloop.runs.terminal import make_console
 
     joined = join_runs(folders, _warn)
-    show_summary(joined.rows, joined.axes, make_console())
+    show_summary(joined.rows, joined.axes, joined.columns, make_console())
     if output is not None:
         write_csv(joined, output)
 
@@ -411,11 +411,10 @@ def language(
 @app.command()
 def presets(debug: Debug = False) -> None:
     """List the presets, and what each is for."""
-    from jaxloop.config.presets import preset_folder, preset_names
+    from jaxloop.config.presets import preset_names, purpose
 
     for name in preset_names():
-        first_line = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
-        print(f"{name:17s} {first_line.removeprefix('#').strip()}")
+        print(f"{name:17s} {purpose(name)}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxloop.analysis.cells import axis_name, cell_label, is_unset
+from jaxloop.analysis.columns import Columns
 from jaxloop.commands.frequent_samples import Frequent
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import printable
@@ -54,22 +55,26 @@ def _short(value) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def show_summary(rows: list[dict], axes: list[str], console: Console) -> None:
+def show_summary(rows: list[dict], axes: list[str], columns: Columns, console: Console) -> None:
     """Print the rows of summary.csv that matter most, with their intervals."""
     settings, counts = [*map(axis_name, axes)], ["seeds", "generation"]
-    measured = ["kept diversity", "true share", "collapsed", "generation of collapse"]
+    shown = {"kept_diversity": ".3f", **({columns.right: ".3f"} if columns.right else {}), "collapse_generation": "g"}
+    right = [columns.right.replace("_", " ")] if columns.right else []
+    measured = ["kept diversity", *right, "collapsed", "generation of collapse"]
     cells = [[*settings, *counts, *measured]]
     for row in rows:
-        kept, true, reached = (
+        kept, *share, reached = (
             _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
-            for name, form in (("kept_diversity", ".3f"), ("true_share", ".3f"), ("collapse_generation", "g"))
+            for name, form in shown.items()
         )
         values = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]
         collapsed = f"{row['collapsed_loops']} of {row['seeds']}"
-        cells.append([*values, str(row["seeds"]), str(row["last_generation"]), kept, true, collapsed, reached])
+        cells.append([*values, str(row["seeds"]), str(row["last_generation"]), kept, *share, collapsed, reached])
     first = len(settings)
     # Where there is no room for all columns, the last of these go first.
-    importance = [*range(first), *(first + place for place in (2, 4, 3, 5, 0, 1))]
+    places = {name: first + place for place, name in enumerate(cells[0][first:])}
+    last = ("kept diversity", "collapsed", *right, "generation of collapse", "seeds", "generation")
+    importance = [*range(first), *(places[name] for name in last)]
     console.print(table := _fitting_table(cells, importance, console))
     left_out = [name for name in cells[0] if name not in {column.header for column in table.columns}]
     if left_out:

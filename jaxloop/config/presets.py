@@ -32,6 +32,23 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
       InputError: unknown preset, unreadable file, unknown setting, value out of range.
     """
     settings = [_parse_override(override) for override in overrides]
+    return _configured(source, settings, f"{source} with {' '.join(overrides)}" if overrides else source)
+
+
+def configured(source: str, settings: dict[str, Any]) -> Config:
+    """The config of a preset or a TOML file with settings by name, as `load` has them by text.
+
+    Raises:
+      InputError: unknown preset, unreadable file, unknown setting, value out of range.
+    """
+    for name in settings:
+        if not isinstance(name, str):
+            raise InputError(f"settings: {name!r} is no name of a setting; write 'section.key'")
+    words = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return _configured(source, list(settings.items()), f"{source} with {words}" if words else source)
+
+
+def _configured(source: str, settings: list[tuple[str, Any]], where: str) -> Config:
     scale = next((value for name, value in reversed(settings) if name == "scale"), None)
     table, asked_at = _at_scale(_read_toml(_path_of(source)), scale, source)
     for name, value in settings:
@@ -39,9 +56,15 @@ def load(source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
             _apply(table, name, value)
     if scale is not None and asked_at and scale not in asked_at and not table.get("grid"):
         raise InputError(f"{source}: has no grid at scale {scale!r}, but at {', '.join(asked_at)}; give it one")
-    config = validated(table, f"{source} with {' '.join(overrides)}" if overrides else source)
+    config = validated(table, where)
     loops(config)
     return config
+
+
+def purpose(name: str) -> str:
+    """What a preset is for: the first line of its file."""
+    first_line = (preset_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    return first_line.removeprefix("#").strip()
 
 
 def parse(text: str, source: str) -> Config:

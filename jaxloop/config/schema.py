@@ -418,8 +418,19 @@ def _control(cell_config: Config) -> Config:
 
 
 def dump(config: Config) -> str:
-    """The config as TOML, every default written out."""
-    return tomli_w.dumps(config.model_dump(exclude_none=True))
+    """The config as TOML, every default written out; the axes of the grid stand in their order, which numbers loops."""
+    table = config.model_dump(exclude_none=True)
+    axes = [_axis_text(axis, values) for axis, values in table.pop("grid").items()]
+    return "\n".join([tomli_w.dumps(table), "[grid]", *axes])
+
+
+def _axis_text(axis: str, values: list) -> str:
+    """An axis as TOML; tables in it stay where they are, and are not put behind all else as TOML's writers do."""
+    if not any(isinstance(value, dict) for value in values):
+        return tomli_w.dumps({axis: values})
+    tables = [", ".join(tomli_w.dumps({key: part}).strip() for key, part in value.items()) for value in values]
+    name = tomli_w.dumps({axis: []}).removesuffix("[]\n")
+    return "\n".join([f"{name}[", *(f"    {{ {table} }}," for table in tables), "]\n"])
 
 
 def differences(old: str, new: str) -> list[str]:

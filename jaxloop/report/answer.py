@@ -16,9 +16,10 @@ from jaxloop.analysis.cells import (
     is_unset,
     with_kept_diversity,
 )
+from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.stats import FEWEST_SEEDS, share_text
 from jaxloop.analysis.summary import (
-    MOSTLY_TRUE,
+    MOSTLY_RIGHT,
     VanishedVariance,
     final,
     final_generations,
@@ -38,7 +39,9 @@ _FRESH = "cycle.fresh_share"
 _OF_SHARES = ("cycle.generated_share", "cycle.fresh_schedule")
 
 
-def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str) -> list[str]:
+def answer_lines(
+    metrics: pd.DataFrame, collapse: list[dict], axes: list[str], learner: str, columns: Columns
+) -> list[str]:
     """The answer of a run in some 20 lines at most.
 
     Cells of the transformer, or of the first learner without one, are ranked by mean kept diversity, each compared with
@@ -49,6 +52,7 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
       collapse: the rows of collapse.csv.
       axes: the axes of the grid, which are columns of `metrics`.
       learner: whose loops they are, where that is no axis.
+      columns: what the columns of `metrics` are.
     """
     if LEARNER not in axes:
         metrics = metrics.assign(**{LEARNER: learner})
@@ -58,8 +62,8 @@ def answer_lines(metrics: pd.DataFrame, collapse: list[dict], axes: list[str], l
     cells_by = {name: cells_of(metrics[metrics[LEARNER] == name], axes) for name in learners}
     cells = cells_by[learners[0]]
     return [
-        *_ranking(learners[0], cells),
-        *_enough(cells, axes),
+        *_ranking(learners[0], cells, columns),
+        *_enough(cells, axes, columns),
         *_trends(cells, axes),
         *_collapses(cells, collapse),
         *(_extremes(name, cells_by[name]) for name in learners[1:]),
@@ -105,7 +109,7 @@ def _ranked(cells: list[Cell]) -> list[Cell]:
     )
 
 
-def _ranking(learner: str, cells: list[Cell]) -> list[str]:
+def _ranking(learner: str, cells: list[Cell], columns: Columns) -> list[str]:
     """What each cell kept, and how far it is above the next one."""
     generations = {last_generation(cell.rows) for cell in cells}
     most = max(cell.rows["seed"].nunique() for cell in cells)
@@ -134,7 +138,7 @@ def _ranking(learner: str, cells: list[Cell]) -> list[str]:
             continue
         # A cell that has lost its seeds takes no interval from the others.
         few = f"{_mean(final_S):.3f}{f' ({_seeds(len(final_S))})' if enough else ''}"
-        text = (share_text(final_S) if len(final_S) >= FEWEST_SEEDS else few) + _noise(cell)
+        text = (share_text(final_S) if len(final_S) >= FEWEST_SEEDS else few) + _noise(cell, columns)
         if len(generations) > 1:
             text += f", {_when(last_generation(cell.rows))}"
         if place + 1 in places:
@@ -149,10 +153,12 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _noise(cell: Cell) -> str:
+def _noise(cell: Cell, columns: Columns) -> str:
     """What is said of a cell whose diversity is mostly that of noise."""
-    true = _mean(_final_S(cell, "true_share"))
-    return f", but only {true:.2g} of the samples true" if true < MOSTLY_TRUE else ""
+    if columns.right is None:
+        return ""
+    share = _mean(_final_S(cell, columns.right))
+    return f", but only {share:.2g} of the samples {columns.parts[columns.right]}" if share < MOSTLY_RIGHT else ""
 
 
 def _comparison(cell: Cell, below: Cell) -> str:
@@ -186,7 +192,7 @@ def _extremes(learner: str, cells: list[Cell]) -> str:
     return f"{learner} keeps {most}" if len(ranked) == 1 else f"{learner} keeps {most} to {least}"
 
 
-def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
+def _enough(cells: list[Cell], axes: list[str], columns: Columns) -> list[str]:
     """The smallest fresh share that keeps about as much as fresh data only, for each combination of the other axes."""
     others = [axis for axis in axes if axis != _FRESH]
     groups: dict[str, list[Cell]] = {}
@@ -202,7 +208,7 @@ def _enough(cells: list[Cell], axes: list[str]) -> list[str]:
     lines = []
     for label, group, healthy in compared[:_MOST_LINES]:
         where = "" if label == "all loops" else f"{label}: "
-        lines.append(f"  {where}{_smallest(sorted(group, key=lambda cell: cell.axes[_FRESH]), healthy)}")
+        lines.append(f"  {where}{_smallest(sorted(group, key=lambda cell: cell.axes[_FRESH]), healthy, columns)}")
     if len(compared) > _MOST_LINES:
         lines.append(f"  ... and for {len(compared) - _MOST_LINES} more rows of cells")
     title = (
@@ -220,7 +226,7 @@ def _healthy(cell: Cell, cells: list[Cell], others: list[str]) -> Cell | None:
     return next((other for other in alike if len(_final_S(other))), None)
 
 
-def _smallest(group: list[Cell], healthy: Cell) -> str:
+def _smallest(group: list[Cell], healthy: Cell, columns: Columns) -> str:
     """Which of the cells, in order of their fresh share, is the first from which on all are within the margin.
 
     From the largest share down, each is tested only where all above it have passed: so the error of the whole statement
@@ -240,7 +246,7 @@ def _smallest(group: list[Cell], healthy: Cell) -> str:
             words.append(f"{share}, which shares too few seeds with fresh data only")
         else:
             mean, low, high, _ = pair.difference
-            noise = _noise(cell)
+            noise = _noise(cell, columns)
             within.append(low > -_MARGIN and not noise)
             words.append(f"{share}, difference {mean:.3f} ({low:.3f} to {high:.3f}){noise}")
     first = len(within) - within[::-1].index(False) if False in within else 0

@@ -24,14 +24,14 @@ from jaxloop.analysis.cells import (
     value_text,
     with_kept_diversity,
 )
-from jaxloop.analysis.summary import MOSTLY_TRUE, last_generation
-from jaxloop.errors import printable
+from jaxloop.analysis.columns import Columns
+from jaxloop.analysis.summary import MOSTLY_RIGHT, last_generation
+from jaxloop.errors import InputError, printable
 from jaxloop.layout import FIGURES
 from jaxloop.report.overview import draw_overview
 from jaxloop.report.style import (
     MOST_LINES,
     MOST_PANELS,
-    SHARES,
     STYLES,
     chosen,
     colours,
@@ -39,6 +39,7 @@ from jaxloop.report.style import (
     draw_course,
     few_cells,
     learners_of,
+    part_colours,
     spread_handles,
     write_figure,
 )
@@ -46,7 +47,6 @@ from jaxloop.report.style import (
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
 _CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
-_HARDLY_TRUE = f"under {MOSTLY_TRUE:g} of the samples true"
 _MOST_PLACES = 100  # on an axis: each may have an arrow, and a thousand arrows take two seconds
 _MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
 
@@ -55,7 +55,7 @@ _TITLES = {
     "overview": "samples, tails and diversity",
     "diversity": "kept diversity by generation",
     "final": "what was kept, and when it collapsed",
-    "correctness": "true, false and invalid samples",
+    "correctness": "what the samples are",
     "heat_map": "kept diversity over two settings",
 }
 
@@ -66,6 +66,7 @@ def draw_all(
     summary: list[dict],
     axes: list[str],
     learner: str,
+    columns: Columns,
     folder: Path,
     warn: Callable[[str], None],
     watch: Callable[[], None] = lambda: None,
@@ -80,6 +81,7 @@ def draw_all(
       summary: the rows of summary.csv.
       axes: the axes of the grid, which are columns of `metrics`.
       learner: whose loops they are, where that is no axis.
+      columns: what the columns of `metrics` are.
       folder: where to write, in the run's folder; it is made.
       warn: is told which figure could not be drawn or written, and why.
       watch: called before each figure; what it raises ends that.
@@ -87,20 +89,8 @@ def draw_all(
     Returns:
       The paths of what was drawn.
     """
-    of_cells = pd.DataFrame(summary)
-    if LEARNER not in axes:
-        metrics, of_cells = (frame.assign(**{LEARNER: learner}) for frame in (metrics, of_cells))
-    metrics = with_kept_diversity(metrics)
-    axes = [axis for axis in axes if axis != LEARNER]
-    free = _free(of_cells, axes)
-    makers: dict[str, Callable[[], Figure | None]] = {
-        "overview": lambda: draw_overview(metrics, tails, axes),
-        "diversity": lambda: draw_diversity(metrics, free),
-        "final": lambda: draw_final(of_cells, free),
-        "correctness": lambda: draw_correctness(metrics, axes),
-        "heat_map": lambda: draw_heat_map(of_cells, free),
-    }
-    run, seeds = printable(folder.resolve().parent.name), metrics["seed"].nunique()
+    makers = _makers(metrics, tails, summary, axes, learner, columns)
+    run, seeds = folder.resolve().parent.name, metrics["seed"].nunique()
     paths = []
     for name in FIGURES:
         watch()
@@ -109,10 +99,7 @@ def draw_all(
             with matplotlib.style.context("default"):
                 figure = makers[name]()
                 if figure:
-                    title = f"{run}: {_TITLES[name]}, {seeds} seed{'' if seeds == 1 else 's'}"
-                    title += f"\n({figure.get_suptitle()})" if figure.get_suptitle() else ""
-                    # Not as a formula, whatever signs a folder's name has.
-                    figure.suptitle(title, parse_math=False, fontsize="medium")
+                    _entitle(figure, name, run, seeds)
                     write_figure(figure, path)
                     paths.append(path)
                 else:
@@ -122,6 +109,64 @@ def draw_all(
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             warn(f"{path}: could not be drawn: {reason.splitlines()[0][:200]}")
     return paths
+
+
+def draw_one(
+    name: str,
+    metrics: pd.DataFrame,
+    tails: pd.DataFrame,
+    summary: list[dict],
+    axes: list[str],
+    learner: str,
+    columns: Columns,
+    run: str,
+) -> Figure:
+    """Draw one of FIGURES, which bears the name of the run; the tables are those that `draw_all` takes.
+
+    Raises:
+      InputError: there is no such figure, or it makes no sense for this run.
+    """
+    makers = _makers(metrics, tails, summary, axes, learner, columns)
+    if name not in makers:
+        raise InputError(f"{name!r} is no figure; figures are {', '.join(makers)}")
+    with matplotlib.style.context("default"):
+        figure = makers[name]()
+        if figure is None:
+            raise InputError(f"{run}: has no figure {name!r}, which needs more cells, or two settings that are varied")
+        _entitle(figure, name, run, metrics["seed"].nunique())
+    return figure
+
+
+def _makers(
+    metrics: pd.DataFrame,
+    tails: pd.DataFrame,
+    summary: list[dict],
+    axes: list[str],
+    learner: str,
+    columns: Columns,
+) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure, or says that it makes no sense."""
+    of_cells = with_noise(pd.DataFrame(summary), columns)
+    if LEARNER not in axes:
+        metrics, of_cells = (frame.assign(**{LEARNER: learner}) for frame in (metrics, of_cells))
+    metrics = with_kept_diversity(metrics)
+    axes = [axis for axis in axes if axis != LEARNER]
+    free = _free(of_cells, axes)
+    return {
+        "overview": lambda: draw_overview(metrics, tails, axes, columns),
+        "diversity": lambda: draw_diversity(metrics, free),
+        "final": lambda: draw_final(of_cells, free),
+        "correctness": lambda: draw_correctness(metrics, axes, columns),
+        "heat_map": lambda: draw_heat_map(of_cells, free),
+    }
+
+
+def _entitle(figure: Figure, name: str, run: str, seeds: int) -> None:
+    """Say what a figure shows, of which run, and what was left out."""
+    title = f"{printable(run)}: {_TITLES[name]}, {seeds} seed{'' if seeds == 1 else 's'}"
+    title += f"\n({figure.get_suptitle()})" if figure.get_suptitle() else ""
+    # Not as a formula, whatever signs a folder's name has.
+    figure.suptitle(title, parse_math=False, fontsize="medium")
 
 
 def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
@@ -176,13 +221,17 @@ def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
     return figure
 
 
-def draw_correctness(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
-    """Shares of true, false and invalid samples, at first (narrow bars) and at last (wide); None for a single cell.
+def draw_correctness(metrics: pd.DataFrame, axes: list[str], columns: Columns) -> Figure | None:
+    """The parts that samples fall into, at first (narrow bars) and at last (wide); None for a single cell.
 
     Args:
       metrics: the rows of metrics.csv, with the learner's name.
       axes: the axes of the grid but for the learner.
+      columns: what the columns of `metrics` are; None where samples are not right or wrong.
     """
+    parts = part_colours(columns)
+    if not parts:
+        return None
     metrics, left_out = few_cells(metrics, axes, MOST_LINES)
     cells, learners = cells_of(metrics, axes), learners_of(metrics[LEARNER])
     if len(cells) * len(learners) < 2:
@@ -196,21 +245,21 @@ def draw_correctness(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
             if rows.empty:
                 continue
             last = last_generation(rows)
-            means = rows.groupby("generation")[list(SHARES)].mean()
+            means = rows.groupby("generation")[list(parts)].mean()
             bars = [(last, place + 0.14, 0.4)] if last == 0 else [(0, place - 0.27, 0.2), (last, place + 0.1, 0.4)]
             for generation, middle, height in bars:
                 left = 0.0
-                for share, (_, colour) in SHARES.items():
+                for share, (_, colour) in parts.items():
                     width = means.loc[generation, share]
                     panel.barh(middle, width, height, left=left, color=colour, edgecolor="white", linewidth=0.4)
                     left += width
-                text = f"{means.loc[generation, 'true_share']:.3f} in generation {generation}"
+                text = f"{means.loc[generation, columns.right]:.3f} in generation {generation}"
                 panel.text(1.02, middle, text, va="center", fontsize=7)
         panel.set(xlim=(0, 1), xlabel="share of samples", ylim=(len(cells) - 0.4, -0.6))
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_yticks(range(len(cells)), [cell.label for cell in cells], fontsize="small")
-    handles = [Line2D([], [], color=colour, linewidth=6, label=name) for name, colour in SHARES.values()]
-    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=3)
+    handles = [Line2D([], [], color=colour, linewidth=6, label=name) for name, colour in parts.values()]
+    figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=len(parts))
     return figure
 
 
@@ -272,7 +321,7 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     with_intervals = of_cells["kept_diversity_low"].notna().any()
     left.axhline(1, color="#777777", linewidth=0.6, zorder=0)
     title = "last generations" + (", with 95% intervals" if with_intervals else "")
-    title += f"\n(open: {_HARDLY_TRUE})" if _is_noise(of_cells).any() else ""
+    title += f"\n(open: {of_cells['noise'].max()})" if of_cells["noise"].any() else ""
     left.set_title(title, fontsize="medium")
     left.set(ylabel="diversity of the samples\nas a share of the first real data's")
     left.set_ylim(-0.03, 1.06 * np.nanmax([1.0, *of_cells["kept_diversity"], *of_cells["kept_diversity_high"]]))
@@ -317,7 +366,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         of_learner = of_cells[of_cells[LEARNER] == learner].sort_values("control", ascending=False, kind="stable")
         for _, cell in of_learner.iterrows():
             place = rows[_key(cell[down])], columns[_key(cell[across])]
-            values[place], noise[place] = cell["kept_diversity"], _is_noise(cell)
+            values[place], noise[place] = cell["kept_diversity"], bool(cell["noise"])
         image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value) and written:
@@ -330,7 +379,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
             set_ticks(*zip(*chosen(list(enumerate(labels)), MOST_LINES // 2), strict=True), fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
     bar = figure.colorbar(image, ax=list(panels))
-    brackets = f"\n(in brackets: {_HARDLY_TRUE})" if _is_noise(of_cells).any() else ""
+    brackets = f"\n(in brackets: {of_cells['noise'].max()})" if of_cells["noise"].any() else ""
     bar.set_label(f"kept diversity, last generations{brackets}", fontsize="small")
     return figure
 
@@ -414,17 +463,20 @@ def _series_label(cell: pd.Series, axes: list[str]) -> tuple[str, bool]:
     return cell_label({axis: cell[axis] for axis in axes}, control), control
 
 
-def _is_noise(of_cells: pd.DataFrame | pd.Series) -> Any:
-    """Whether the samples of each cell, or of one, are too false for their diversity to mean much."""
-    return of_cells["true_share"] < MOSTLY_TRUE
+def with_noise(of_cells: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+    """The rows of summary.csv with `noise`: why the diversity of a cell does not mean much, nothing where it does."""
+    if columns.right is None:
+        return of_cells.assign(noise="")
+    words = f"under {MOSTLY_RIGHT:g} of the samples {columns.parts[columns.right]}"
+    return of_cells.assign(noise=np.where(of_cells[columns.right] < MOSTLY_RIGHT, words, ""))
 
 
 def _draw_final_diversity(panel: Axes, rows: pd.DataFrame, style: dict) -> None:
-    """Means with their intervals where there are any; open where the samples are hardly true."""
+    """Means with their intervals where there are any; open where the samples are mostly noise."""
     means = rows["kept_diversity"]
     errors = np.stack([means - rows["kept_diversity_low"], rows["kept_diversity_high"] - means])
     panel.errorbar(rows["place"], means, np.maximum(errors, 0), capsize=3, **style)
-    noise = rows[_is_noise(rows)]
+    noise = rows[rows["noise"] != ""]
     open_style = {**style, "linestyle": "none", "markerfacecolor": "white", "zorder": 3}
     panel.plot(noise["place"], noise["kept_diversity"], **open_style)
 

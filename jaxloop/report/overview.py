@@ -1,5 +1,6 @@
 """The overview of a run: what its samples and its models became, for the eye."""
 
+import functools
 import textwrap
 from collections.abc import Callable
 
@@ -11,15 +12,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxloop.analysis.cells import LEARNER, Cell, cells_of, courses
-from jaxloop.report.style import MOST_PANELS, SHARES, colours_of, draw_course, few_cells, learners_of, legend_handles
+from jaxloop.analysis.columns import Columns
+from jaxloop.report.style import (
+    MOST_PANELS,
+    colours_of,
+    draw_course,
+    few_cells,
+    learners_of,
+    legend_handles,
+    part_colours,
+)
 
 _MOST_COLUMNS = 4
 
 
-def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -> Figure:
+def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], columns: Columns) -> Figure:
     """Correctness, the source's tails and diversity against generation.
 
-    Above, two panels per cell, means over seeds: the shares of true, false and invalid samples; and where the model's
+    Above, two panels per cell, means over seeds: the parts that the samples fall into; and where the model's
     probability lies, by tenths of the source. Below, diversity, and what is alive of the first real data's expressions
     in the least probable tenth: a thick line per cell for the mean, with its 95% band, or with thin lines where seeds
     are two. Reference learners have a line in the colour of their cell there, and no panels; controls are black.
@@ -28,6 +38,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
       metrics: the rows of metrics.csv, with a column of the learner's name.
       tails: the rows of tails.csv.
       axes: the axes of the grid but for the learner, which are columns of `metrics`.
+      columns: what the columns of `metrics` are.
     """
     learners = learners_of(metrics[LEARNER])
     shown = learners[0]
@@ -36,30 +47,35 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     colours = colours_of(cells)
     main = cells_of(metrics[metrics[LEARNER] == shown], axes)
     panels = [cell for cell in main if not cell.control] or main
-    columns = min(len(panels), _MOST_COLUMNS)
-    panel_rows = -(-len(panels) // columns)
+    across = min(len(panels), _MOST_COLUMNS)
+    panel_rows = -(-len(panels) // across)
     tenths = tails[(tails["classes"] == "tenth") & tails["loop"].isin(metrics["loop"])]
-    kinds = [_draw_correctness, *([_draw_tenths] if len(tenths) else [])]
+    parts = part_colours(columns)
+    kinds = [
+        *([functools.partial(_draw_parts, parts)] if parts else []),
+        *([_draw_tenths] if len(tenths) else []),
+    ]
 
     lines = 1 + bool(len(tenths))
     heights = [0.25] + [2.1] * panel_rows * len(kinds) + [3.2] * lines
-    figure = Figure(figsize=(max(7.6, 3.2 * columns), sum(heights) + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(7.6, 3.2 * across), sum(heights) + 0.5), layout="constrained")
     figure.suptitle(left_out)
-    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    grid = figure.add_gridspec(len(heights), across, height_ratios=heights)
     bands = {}
     last_generation = max(int(metrics["generation"].max()), 1)
-    # Where nearly all samples are true, the axis begins higher, or the rise could not be seen.
-    lowest_share = 0.8 if metrics.loc[metrics[LEARNER] == shown, "true_share"].min() > 0.85 else 0
+    # Where nearly all samples are right, the axis begins higher, or the rise could not be seen.
+    are_right = parts and metrics.loc[metrics[LEARNER] == shown, columns.right].min() > 0.85
+    lowest_share = 0.8 if are_right else 0
     for place, cell in enumerate(panels):
         for kind, draw in enumerate(kinds):
-            panel = figure.add_subplot(grid[1 + (place // columns) * len(kinds) + kind, place % columns])
+            panel = figure.add_subplot(grid[1 + (place // across) * len(kinds) + kind, place % across])
             bands |= draw(panel, cell.rows, tenths[tenths["loop"].isin(cell.rows["loop"])])
-            panel.set(xlim=(0, last_generation), ylim=(0 if kind else lowest_share, 1))
+            panel.set(xlim=(0, last_generation), ylim=(0 if draw is _draw_tenths else lowest_share, 1))
             panel.xaxis.get_major_locator().set_params(integer=True)
             if kind == 0:
                 title = cell.label if shown == "transformer" else f"{cell.label}, {shown}"
                 panel.set_title(textwrap.fill(title, 30), fontsize="medium")
-            if place % columns:
+            if place % across:
                 panel.set_ylabel("")
                 panel.set_yticklabels([])
 
@@ -95,13 +111,15 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
     return figure
 
 
-def _draw_correctness(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame) -> dict[str, Artist]:
-    """The shares of true, false and invalid samples; the bands by their names."""
-    means = _widened(rows.groupby("generation")[list(SHARES)].mean())
-    colours = [colour for _, colour in SHARES.values()]
-    bands = panel.stackplot(means.index, *(means[share] for share in SHARES), colors=colours)
+def _draw_parts(
+    parts: dict[str, tuple[str, str]], panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame
+) -> dict[str, Artist]:
+    """The parts that the samples fall into; the bands by their names."""
+    means = _widened(rows.groupby("generation")[list(parts)].mean())
+    colours = [colour for _, colour in parts.values()]
+    bands = panel.stackplot(means.index, *(means[share] for share in parts), colors=colours)
     panel.set_ylabel("share of samples")
-    return {name: band for (name, _), band in zip(SHARES.values(), bands, strict=True)}
+    return {name: band for (name, _), band in zip(parts.values(), bands, strict=True)}
 
 
 def _draw_tenths(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame) -> dict[str, Artist]:

@@ -1,6 +1,7 @@
 """What all figures share: colours of cells, lines of learners, courses with their bands, files written whole."""
 
 import io
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -13,14 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from jaxloop.analysis.cells import Cell
+from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.stats import FEWEST_SEEDS, bootstrap_band
 from jaxloop.files import write_whole
 
-SHARES = {
-    "true_share": ("true", "#0072B2"),
-    "false_share": ("false", "#E69F00"),
-    "invalid_share": ("invalid", "#999999"),
-}
+# Of the parts that samples fall into, what is right first.
+_PART_COLOURS = ("#0072B2", "#E69F00", "#999999", "#CC79A7", "#56B4E9", "#009E73")
 # Of each learner: line, marker, width.
 STYLES = {
     "transformer": {"linestyle": "-", "marker": "o", "markersize": 4, "linewidth": 2.2},
@@ -80,6 +79,14 @@ def colours_of(cells: list[Cell]) -> list:
 def learners_of(learner_column: pd.Series) -> list[str]:
     """Every learner of a run, the transformer first."""
     return sorted(dict.fromkeys(learner_column), key=lambda name: name != "transformer")
+
+
+def part_colours(columns: Columns) -> dict[str, tuple[str, str]]:
+    """Of each part that samples fall into the name and the colour, by its column."""
+    return {
+        column: (name, colour)
+        for (column, name), colour in zip(columns.parts.items(), itertools.cycle(_PART_COLOURS), strict=False)
+    }
 
 
 def draw_course(panel: Axes, course: pd.DataFrame, colour, learner: str, spread: bool = True) -> None:

@@ -8,8 +8,10 @@ from jaxloop import layout
 from jaxloop.analysis.attribution import split_rows
 from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.collapse import collapse_rows, half_life_rows
+from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import summary_rows
 from jaxloop.runs.stored import StoredRun
+from jaxloop.systems.registry import columns_of
 
 
 class Analysis(NamedTuple):
@@ -17,6 +19,7 @@ class Analysis(NamedTuple):
 
     metrics: pd.DataFrame
     tails: pd.DataFrame
+    columns: Columns  # what those of `metrics` are
     derived: dict[str, list[dict]]  # the rows of each of `layout.DERIVED`
 
 
@@ -30,12 +33,12 @@ def analyse(run: StoredRun) -> Analysis | None:
     if rows[0].empty:
         return None
     metrics, tails, provenance = map(as_frame, rows, ("metrics", "tails", "provenance"))
-    axes = run.config.axes
+    axes, columns = run.config.axes, columns_of(run.config)
     collapse = collapse_rows(metrics, tails, axes)
     tables = (
-        summary_rows(metrics, collapse, provenance, axes),
+        summary_rows(metrics, collapse, provenance, axes, columns),
         collapse,
         half_life_rows(metrics, tails, axes),
         split_rows(metrics, axes),
     )
-    return Analysis(metrics, tails, dict(zip(layout.DERIVED, tables, strict=True)))
+    return Analysis(metrics, tails, columns, dict(zip(layout.DERIVED, tables, strict=True)))

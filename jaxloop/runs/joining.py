@@ -14,11 +14,13 @@ import pandas as pd
 from jaxloop import layout
 from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.collapse import collapse_rows
+from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import summary_rows
 from jaxloop.config.schema import Loop
 from jaxloop.errors import InputError
 from jaxloop.files import write_whole
 from jaxloop.runs.stored import StoredRun
+from jaxloop.systems.registry import columns_of
 
 _NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", "population"}
 
@@ -27,6 +29,7 @@ class Joined(NamedTuple):
     """A row per cell of all runs."""
 
     axes: list[str]  # the settings that differ
+    columns: Columns  # what was measured
     rows: list[dict[str, Any]]  # as in summary.csv
 
 
@@ -73,7 +76,8 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     )
     frame = frame.assign(**{axis: frame["loop"].map(pd.Series([flat.get(axis) for flat in settings])) for axis in axes})
     no_tails = as_frame([], "tails")
-    return Joined(axes, summary_rows(frame, collapse_rows(frame, no_tails, axes), origins, axes))
+    columns = columns_of(of_run[0].config)
+    return Joined(axes, columns, summary_rows(frame, collapse_rows(frame, no_tails, axes), origins, axes, columns))
 
 
 def write_csv(joined: Joined, path: Path) -> None:

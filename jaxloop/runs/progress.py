@@ -1,4 +1,4 @@
-"""What a run shows: a bar and a live table of cells in a terminal, or a plain line now and then where there is none."""
+"""Progress of a run: a bar and a live table in a terminal or a notebook, elsewhere a plain line now and then."""
 
 import textwrap
 import time
@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxloop.analysis.cells import cell_label
+from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Loop
 from jaxloop.errors import printable
 from jaxloop.loop.run_loops import State
 from jaxloop.runs.environment import devices_in_words
+from jaxloop.runs.notebook import HEIGHT, WIDTH, NotebookLive, in_kernel
 from jaxloop.runs.programs import training_operations
 from jaxloop.runs.terminal import make_console
 
@@ -26,26 +28,31 @@ _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 _BAR_WIDTHS = 10, 40
 _LEAST_CELL_WIDTH = 18
-_MEASURES = {
-    "true": "true_share",
-    "false": "false_share",
-    "invalid": "invalid_share",
-    "diversity": "diversity",
-    "unique": "unique_share",
-}
-_TITLES = ("loops", "generation", *_MEASURES)
-# Where there is no room for all, the last of these go first.
-_BY_IMPORTANCE = ("diversity", "generation", "true", "unique", "invalid", "loops", "false")
+
+
+def _shown(columns: Columns) -> dict[str, str]:
+    """The columns of metrics.csv that the table has, by their titles."""
+    parts = {title: name for name, title in columns.parts.items()}
+    return {**parts, "diversity": columns.diversity, **({"unique": columns.unique} if columns.unique else {})}
+
+
+def _by_importance(columns: Columns) -> list[str]:
+    """The titles of the table; where there is no room for all, the last of these go first."""
+    first, *rest = [*columns.parts.values()] or [None]
+    unique = "unique" if columns.unique else None
+    named = ["diversity", "generation", first, unique, *rest[::-1][:-1], "loops", *rest[:1]]
+    return [title for title in named if title]
 
 
 class _Cell:
     """Where the loops of a cell stand, kept up to date so that a redraw need not ask them all."""
 
-    def __init__(self, label: str):
+    def __init__(self, label: str, shown: dict[str, str]):
         self.label, self.loops, self.unfinished = label, 0, 0
+        self._shown = shown
         self._newest: dict[int, dict] = {}
         self._reached = Counter()
-        self._sums = dict.fromkeys(_MEASURES.values(), 0.0)
+        self._sums = dict.fromkeys(shown.values(), 0.0)
 
     def tell(self, loop: int, columns: dict) -> None:
         """Take the newest measures of a loop in place of those before."""
@@ -61,7 +68,7 @@ class _Cell:
         """What stands in its row, by title."""
         known = len(self._newest)
         # What is taken off a sum may leave a zero with a sign.
-        means = {title: f"{abs(self._sums[name]) / known:.3f}" if known else "-" for title, name in _MEASURES.items()}
+        means = {title: f"{abs(self._sums[name]) / known:.3f}" if known else "-" for title, name in self._shown.items()}
         reached = str(min(self._reached)) if known and known == self.loops else "-"
         return {"loops": str(self.loops), "generation": reached, **means}
 
@@ -71,7 +78,7 @@ class RunDisplay:
 
     def __init__(self, name: str, console: Console):
         self._name, self._console = printable(name), console
-        self._live = None
+        self._live: Live | NotebookLive | None = None
         self._cells: dict[str, _Cell] = {}
         self._under_way: dict[str, _Cell] = {}  # begun in this session, and not finished
         self._cell_of: dict[int, _Cell] = {}
@@ -83,6 +90,7 @@ class RunDisplay:
         self._range: dict[str, list[float]] = {}  # of what was measured since the last line
         self._began = self._drawn = time.monotonic()
         self._counts_from: tuple[float, float, int] | None = None
+        self._titles, self._importance, self._told = (), [], {}
 
     def __enter__(self):
         return self
@@ -97,12 +105,15 @@ class RunDisplay:
             live.update(self._content(self._done), refresh=True)
             live.stop()
 
-    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
+    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame, columns: Columns) -> None:
         """Show what is computed on, and where every loop stands."""
+        shown = _shown(columns)
+        self._titles, self._importance = ("loops", "generation", *shown), _by_importance(columns)
+        self._told = dict(list(shown.items())[:1]) | {"diversity": columns.diversity}
         self._console.print(f"on {devices_in_words()}", highlight=False)
         for loop in loops:
             label = printable(cell_label(loop.axes, loop.config.cycle.fresh_only))
-            cell = self._cell_of[loop.index] = self._cells.setdefault(label, _Cell(label))
+            cell = self._cell_of[loop.index] = self._cells.setdefault(label, _Cell(label, shown))
             done = states[loop.index].generation + 1 if loop.index in states else 0
             cell.loops += 1
             cell.unfinished += max(loop.config.cycle.generations - done, 0)
@@ -123,8 +134,11 @@ class RunDisplay:
         self._generations = sum(loop.config.cycle.generations for loop in loops)
         if states:
             self._console.print(f"going on from {self._finished} finished generations", highlight=False)
-        if self._console.is_terminal:
+        if in_kernel():
+            self._live = NotebookLive(self._content(self._done))
+        elif self._console.is_terminal:
             self._live = Live(self._content(self._done), console=self._console, auto_refresh=False)
+        if self._live:
             self._live.start()
 
     def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
@@ -150,7 +164,7 @@ class RunDisplay:
             if time.monotonic() - self._drawn > _REDRAW_SECONDS / 5:
                 self._draw(self._done)
             return
-        for name in ("true_share", "diversity"):
+        for name in self._told.values():
             self._range.setdefault(name, []).append(columns[name])
         is_round = self._finished - self._shown_at_finished >= len(self._cell_of)
         if (is_round and time.monotonic() - self._shown >= _LINE_SECONDS) or self._finished == self._generations:
@@ -163,15 +177,14 @@ class RunDisplay:
     def _show_line(self) -> None:
         """Print where the run stands, and what was measured since the last time."""
         self._shown, self._shown_at_finished = time.monotonic(), self._finished
-        true, diversity = (
-            " to ".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
-            for values in (self._range[name] for name in ("true_share", "diversity"))
-        )
+        ranges = [
+            f"{title} {' to '.join(dict.fromkeys(f'{value:.3f}' for value in (min(values), max(values))))}"
+            for title, values in ((title, self._range[name]) for title, name in self._told.items())
+        ]
         self._range = {}
         left = self._left(self._done)
         self._console.print(
-            f"{self._finished} of {self._generations} generations: true {true}, diversity {diversity}"
-            f"{f'; {left}' if left else ''}",
+            f"{self._finished} of {self._generations} generations: {', '.join(ranges)}{f'; {left}' if left else ''}",
             highlight=False,
             soft_wrap=True,
         )
@@ -197,7 +210,7 @@ class RunDisplay:
 
     def _content(self, done: float) -> Group:
         """The bar first, so that it is in sight, and as many cells as the screen has lines for."""
-        width, height = self._console.size
+        width, height = (WIDTH, HEIGHT) if in_kernel() else self._console.size
         return Group(self._bar_line(done, width), *self._table(width, height - 4))
 
     def _bar_line(self, done: float, width: int) -> Table:
@@ -226,11 +239,11 @@ class RunDisplay:
         candidates = list(islice(chain(self._under_way, self._cells), 2 * max(lines, 1)))
         # Columns go before names are folded, but names are folded before they take half of the screen.
         room, titles = width - min(max(map(len, candidates), default=0), max(_LEAST_CELL_WIDTH, width * 2 // 5)), []
-        for title in _BY_IMPORTANCE:
+        for title in self._importance:
             if room >= _title_width(title):
                 room -= _title_width(title)
                 titles.append(title)
-        titles = [title for title in _TITLES if title in titles]
+        titles = [title for title in self._titles if title in titles]
         cell_width = max(width - sum(map(_title_width, titles)), 8)
         shown: dict[str, list[str]] = {}
         for label in candidates:

@@ -10,6 +10,7 @@ import jax
 import pandas as pd
 
 from jaxloop.analysis.cells import as_frame
+from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop.rows import provenance_counts
@@ -25,13 +26,14 @@ from jaxloop.runs.programs import Program, programs
 from jaxloop.runs.tables import top_rows
 from jaxloop.systems.logic import measures, source
 from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
+from jaxloop.systems.registry import columns_of
 
 
 class Display(Protocol):
     """Who shows how a run goes on."""
 
-    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame) -> None:
-        """The run begins, or goes on: which loops, where each stands, and metrics.csv so far."""
+    def begin(self, loops: list[Loop], states: dict[int, State], metrics: pd.DataFrame, columns: Columns) -> None:
+        """The run begins, or goes on: which loops, where each stands, and metrics.csv so far with its columns."""
 
     def watch(self, loops: list[Loop], generation: int, trained_share: float) -> None:
         """These loops are being computed; called several times a second."""
@@ -147,7 +149,7 @@ def run(
             for loop in own_loops:
                 state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
                 states |= {loop.index: state} if state else {}
-            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"))
+            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), columns_of(config))
             diverged = []
             for program in own_programs:
                 diverged += run_program(program, yardsticks, states, keep, watch, display.warn)
@@ -260,7 +262,7 @@ def close(
     axes, learner = config.axes, config.learner.name
     analysis = analyse(folder.stored())
     if analysis:
-        display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner))
+        display.answer(answer_lines(analysis.metrics, analysis.derived["collapse"], axes, learner, analysis.columns))
     try:
         folder.write_manifest()
         folder.join()
@@ -279,7 +281,8 @@ def close(
     except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
         display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
         return []
-    drawn = draw_all(analysis.metrics, analysis.tails, summary, axes, learner, place, display.warn, watch)
+    tables = analysis.metrics, analysis.tails, summary
+    drawn = draw_all(*tables, axes, learner, analysis.columns, place, display.warn, watch)
     with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
         folder.write_manifest(drawn)
     return drawn

@@ -10,7 +10,8 @@ def make_console(stderr: bool = False) -> Console:
     """A console for standard output or error that moves no cursor and sets no colour where there is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     # Said outright, since FORCE_COLOR, which kernels and CI set, would make a terminal of a pipe.
-    return Console(stderr=stderr, force_terminal=stream.isatty() and not (_is_notebook() or _is_dumb()))
+    is_terminal = stream.isatty() and not (_is_notebook() or _is_dumb())
+    return Console(stderr=stderr, force_terminal=is_terminal, force_jupyter=False)
 
 
 def _is_notebook() -> bool:

@@ -13,12 +13,13 @@ from jaxloop.analysis import summary
 from jaxloop.analysis.cells import as_frame, cells_of
 from jaxloop.analysis.collapse import collapse_rows, half_life_rows
 from jaxloop.analysis.stats import bootstrap_band, paired_difference
-from jaxloop.analysis.summary import MEASURES, last_generation, summary_rows
+from jaxloop.analysis.summary import last_generation, summary_rows
 from jaxloop.report.answer import answer_lines
+from jaxloop.systems.logic.columns import COLUMNS
 
 
 def answer(metrics: pd.DataFrame, axes: list[str], learner="transformer") -> list[str]:
-    return answer_lines(metrics, collapse_rows(metrics, NO_TAILS, axes), axes, learner)
+    return answer_lines(metrics, collapse_rows(metrics, NO_TAILS, axes), axes, learner, COLUMNS)
 
 
 def test_planted_means_and_differences_come_out():
@@ -39,7 +40,8 @@ def test_planted_means_and_differences_come_out():
     assert rows[1]["difference_high"] - rows[1]["difference_low"] < 0.1
     assert rows[0]["late_slope_per_generation"] == pytest.approx(-0.075)
     # What is not measured anywhere has no column; what is has all three.
-    assert [name for name in MEASURES if name in rows[0]] == [name for name in MEASURES if name != "alive_share"]
+    measures = ["kept_diversity", "true_share", "unique_share", "total_variation", "forward_kl_nats", "alive_share"]
+    assert [name for name in rows[0] if name in measures] == measures[:-1]
 
 
 def test_collapse_with_planted_censoring():
@@ -368,8 +370,8 @@ def test_a_thousand_cells_take_seconds():
     begun = time.process_time()
     collapse = collapse_rows(metrics, tails, [SHARE])
     assert len(half_life_rows(metrics, tails, [SHARE])) == 10_000
-    assert len(summary_rows(metrics, collapse, as_frame([], "provenance"), [SHARE])) == 1000
-    answer_lines(metrics, collapse, [SHARE], "resample")
+    assert len(summary_rows(metrics, collapse, as_frame([], "provenance"), [SHARE], COLUMNS)) == 1000
+    answer_lines(metrics, collapse, [SHARE], "resample", COLUMNS)
     assert time.process_time() - begun < 15
 
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from jaxloop.commands.printing import show_summary
+from jaxloop.systems.logic.columns import COLUMNS
 
 AXES = ["cycle.fresh_share", "sample.temperature"]
 ROW = {
@@ -25,7 +26,7 @@ NUMBERS = ("0.238", "(0.017", "0.889)", "0.999", "(0.997", "1.000)")
 
 def shown(row: dict, axes: list[str], width: int | None) -> list[str]:
     out = io.StringIO()
-    show_summary([row] * 3, axes, Console(file=out, width=width or 80, force_terminal=width is not None))
+    show_summary([row] * 3, axes, COLUMNS, Console(file=out, width=width or 80, force_terminal=width is not None))
     return re.sub("\x1b\\[[0-9;]*m", "", out.getvalue()).splitlines()
 
 

@@ -1,6 +1,7 @@
 """Settings: what loads, what is refused, and that a refusal is one line that names the setting."""
 
 import itertools
+import json
 import tomllib
 import typing
 
@@ -10,7 +11,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from jaxloop.config import presets as presets_module
-from jaxloop.config.presets import load, preset_folder, preset_names
+from jaxloop.config.presets import configured, load, preset_folder, preset_names
 from jaxloop.config.schema import KNOBS, Config, CycleSettings, describe, differences, dump, loops
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.language import Language
@@ -42,13 +43,18 @@ def cells_of(grid):
         cell = {}
         for axis, value in zip(grid, values, strict=True):
             cell |= {f"{axis}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {axis: value}
-        yield cell
+        yield {name: in_a_table(value) for name, value in cell.items()}
+
+
+def in_a_table(value):
+    """A value as an axis has it: lists are text."""
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def settings_of(config):
     """{setting: value} of every setting within a section, None where it is unset."""
     sections = config.model_dump(exclude={"seeds", "controls", "grid"})
-    return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
+    return {f"{section}.{key}": in_a_table(value) for section, keys in sections.items() for key, value in keys.items()}
 
 
 @pytest.fixture
@@ -618,7 +624,8 @@ every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "+".join(gr
 
 def gridded(file, grid, **changes):
     """The config of quick's settings and this grid."""
-    return load(file(tomli_w.dumps({"scale": "quick", "seeds": [4, 2], "grid": grid} | changes)))
+    # A writer of TOML would put tables behind all else.
+    return configured(file(tomli_w.dumps({"scale": "quick", "seeds": [4, 2]} | changes)), {"grid": grid})
 
 
 @every_grid
@@ -664,6 +671,15 @@ def test_grids_survive_being_written_out(grid, file):
     assert dump(again) == dump(config)
     assert list(again.grid.items()) == list(config.grid.items())
     assert loops(again) == loops(config)
+
+
+def test_axes_are_written_in_their_order(file):
+    """Catches tables that a writer of TOML puts behind all else: whoever reads the folder would number other loops."""
+    long = {"generated_share": 0.25, "fresh_share": 0.125, "first_mass_share": 0.5, "generations": 1000, "rows": 9999}
+    for tables in ([{"name": "incremental", **long}, {"rows": 20}], [{"fresh_schedule": [[0, 0.5], [9, 0.0]]}]):
+        config = configured("quick", {"grid": {"cycle": tables, "train.steps": [5, 7]}})
+        assert list(config.grid) == ["cycle", "train.steps"]
+        assert loops(load(file(dump(config)))) == loops(config)
 
 
 @pytest.mark.parametrize(
@@ -1124,7 +1140,8 @@ def test_the_meaning_of_a_cycle_is_what_each_generation_gets():
         (None, 0.0, 0.5, 1.0),
         (1, 2, 3, 9),
     )
-    schedules = [None, *([[0, 0.5], [begin, share]] for begin, share in itertools.product(times, (0.0, 0.5)))]
+    pairs = itertools.product(shares[1:], times, shares[1:])
+    schedules = [None, *([[0, first], [begin, later]] for first, begin, later in pairs)]
     met = set()
     for name, fresh, generated, schedule, last in itertools.product(names, shares, shares, schedules, (1, 2, 4)):
         given = {"fresh_share": fresh, "generated_share": generated, "generations": last}
@@ -1136,4 +1153,4 @@ def test_the_meaning_of_a_cycle_is_what_each_generation_gets():
         # A run of one generation may be made longer: its second one counts.
         parts = None if new == 0 else tuple(one.fresh_part(generation) for generation in range(1, max(last, 2)))
         met.add(((name, last, new, parts), str(one.meaning)))
-    assert len(met) == len({rows for rows, _ in met}) == len({meaning for _, meaning in met}) == 88
+    assert len(met) == len({rows for rows, _ in met}) == len({meaning for _, meaning in met}) == 108

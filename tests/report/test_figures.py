@@ -12,7 +12,8 @@ from matplotlib.image import imread
 from jaxloop.analysis.cells import with_kept_diversity
 from jaxloop.layout import FIGURES
 from jaxloop.report import figures, style
-from jaxloop.report.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map
+from jaxloop.report.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map, with_noise
+from jaxloop.systems.logic.columns import COLUMNS
 
 matplotlib.use("Agg")
 TEMPERATURE, CYCLE, LEARNER = "sample.temperature", "cycle.name", "learner.name"
@@ -44,7 +45,7 @@ RUNS = {
 
 
 def draw(metrics, axes, folder):
-    return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", folder, no_warning)
+    return draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", COLUMNS, folder, no_warning)
 
 
 def no_warning(message):
@@ -94,7 +95,9 @@ def test_a_figure_that_fails_is_named_and_costs_no_other(tmp_path, monkeypatch):
     (tmp_path / "correctness.png").mkdir()
     axes, told = {SHARE: (0.0, 0.5)}, []
     metrics = table(grid(axes), (0, 1, 2))
-    paths = draw_all(metrics, NO_TAILS, summed(metrics, [SHARE]), [SHARE], "transformer", tmp_path, told.append)
+    paths = draw_all(
+        metrics, NO_TAILS, summed(metrics, [SHARE]), [SHARE], "transformer", COLUMNS, tmp_path, told.append
+    )
     assert {path.stem for path in paths} == {"overview", "diversity"}
     assert told == [
         f"{tmp_path}/final.png: could not be drawn: ValueError: no LaTeX",
@@ -152,7 +155,7 @@ def test_a_long_axis_is_bounded_too():
 
 def frame_of(cells, axes):
     metrics = table(cells)
-    return pd.DataFrame(summed(metrics, axes)).assign(**{LEARNER: "transformer"}), metrics
+    return with_noise(pd.DataFrame(summed(metrics, axes)), COLUMNS).assign(**{LEARNER: "transformer"}), metrics
 
 
 def test_the_heat_map_shows_each_cell_in_its_place():
@@ -238,7 +241,7 @@ def test_a_setting_that_follows_from_another_is_no_axis_of_its_own(tmp_path):
     ]
     axes = [CYCLE, share]
     metrics = table(cells)
-    paths = draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", tmp_path, no_warning)
+    paths = draw_all(metrics, NO_TAILS, summed(metrics, axes), axes, "transformer", COLUMNS, tmp_path, no_warning)
     assert {path.stem for path in paths} == ALL
     of_cells, _ = frame_of(cells, axes)
     left = draw_final(of_cells, _free(of_cells, axes)).axes[0]

@@ -11,6 +11,7 @@ from jaxloop.analysis.cells import as_frame, cell_label, cells_of
 from jaxloop.errors import InputError
 from jaxloop.report.overview import draw_overview
 from jaxloop.report.style import write_figure
+from jaxloop.systems.logic.columns import COLUMNS
 
 
 def tables(learners, shares, seeds, generations=3, tails=True, controls=True) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -58,7 +59,7 @@ MORE = [{}, {"tails": False, "controls": False}, {"generations": 1}]
 def test_every_kind_of_run_has_its_figure(tmp_path, learners, shares, seeds, more):
     """One cell or many, one seed or several, references alone or beside the transformer, one generation, no tails."""
     path = tmp_path / "new" / "overview.png"
-    write_figure(draw_overview(*tables(learners, shares, seeds, **more), AXES[:1]), path)
+    write_figure(draw_overview(*tables(learners, shares, seeds, **more), AXES[:1], COLUMNS), path)
     image = imread(path)
     assert image.shape[0] > 600 and image.shape[1] > 900 and image[..., :3].std() > 0.05
     assert [file.name for file in path.parent.iterdir()] == ["overview.png"]

@@ -13,6 +13,7 @@ from jaxloop.config.schema import loops
 from jaxloop.runs import progress
 from jaxloop.runs.progress import RunDisplay
 from jaxloop.runs.terminal import make_console
+from jaxloop.systems.logic.columns import COLUMNS
 
 THREE_CELLS = ["grid={'cycle.fresh_share' = [0.0, 0.5, 1.0]}", "learner.name=resample"]
 # 400, with names that need folding.
@@ -42,7 +43,7 @@ def displayed(all_loops, generations, seconds, clock, width=None, height=25):
     out = io.StringIO()
     console = Console(file=out, width=width or 80, height=height, force_terminal=width is not None)
     shown = RunDisplay("run", console)
-    shown.begin(all_loops, {}, pd.DataFrame())
+    shown.begin(all_loops, {}, pd.DataFrame(), COLUMNS)
     for generation in range(generations):
         for share in (0.0, 0.5, 1.0):
             clock[0] += seconds(generation) / 2 if share else 0
@@ -153,12 +154,12 @@ def test_a_row_is_the_mean_of_its_loops(clock):
     all_loops = loops(tiny_config(*THREE_CELLS, "cycle.generations=10", "seeds=[0,1,2]"))
     shown = RunDisplay("run", Console(file=io.StringIO(), width=80))
     before = [{"loop": loop.index, **measures(generation, 0.9)} for loop in all_loops for generation in (0, 1)]
-    shown.begin(all_loops, {}, pd.DataFrame(before))
+    shown.begin(all_loops, {}, pd.DataFrame(before), COLUMNS)
     cell = next(iter(shown._cells.values()))
     assert cell.values()["generation"] == "1" and cell.values()["true"] == "0.900"
     for generation, value in ((2, 0.3), (3, 0.0)):
         shown.finished(all_loops[0], generation, measures(generation, value))
-    assert cell.values() == {"loops": "3", "generation": "1", **dict.fromkeys(progress._MEASURES, "0.600")}
+    assert cell.values() == {"loops": "3", "generation": "1", **dict.fromkeys(progress._shown(COLUMNS), "0.600")}
     for loop in all_loops[:3]:
         shown.finished(loop, 4, measures(4, 0.0))
-    assert cell.values() == {"loops": "3", "generation": "4", **dict.fromkeys(progress._MEASURES, "0.000")}
+    assert cell.values() == {"loops": "3", "generation": "4", **dict.fromkeys(progress._shown(COLUMNS), "0.000")}

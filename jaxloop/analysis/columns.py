@@ -1,0 +1,84 @@
+"""What the columns of metrics.csv mean, and which of them tables, figures and answers go by: those with a role.
+
+A system declares its columns; whoever reads a table asks for a role, never for a name that one system alone has.
+"""
+
+import math
+from typing import NamedTuple
+
+PART, DIVERSITY, TRAINING_DIVERSITY, UNIQUE = "part", "diversity", "training diversity", "unique"
+SUMMED = "summed up"
+# A column has one of these, or none.
+ROLES = {
+    PART: "a part of the samples; all parts sum to 1, and the first one is what is right",
+    DIVERSITY: "diversity of the samples",
+    TRAINING_DIVERSITY: "the same of the rows that trained the model",
+    UNIQUE: "different samples, of all samples",
+    SUMMED: "summed up in summary.csv as it is",
+}
+
+
+class Column(NamedTuple):
+    """A column of metrics.csv."""
+
+    name: str
+    meaning: str
+    least: float = -math.inf
+    most: float = math.inf
+    role: str = ""
+
+
+class Columns:
+    """The columns of one system, by role."""
+
+    def __init__(self, declared: tuple[Column, ...]):
+        """Keep them in their order.
+
+        Raises:
+          ValueError: a role is unknown, or has more columns than it may.
+        """
+        self.declared = declared
+        for column in declared:
+            if column.role and column.role not in ROLES:
+                raise ValueError(f"{column.name}: {column.role!r} is no role; roles are {', '.join(ROLES)}")
+        for role, fewest in ((DIVERSITY, 1), (TRAINING_DIVERSITY, 1), (UNIQUE, 0)):
+            if not fewest <= len(self._of(role)) <= 1:
+                raise ValueError(f"the role {role!r} is for one column, not {', '.join(self._of(role)) or 'none'}")
+
+    def _of(self, role: str) -> list[str]:
+        return [column.name for column in self.declared if column.role == role]
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The parts that the samples fall into, what is right first: their columns, and what each is called."""
+        return {name: name.removesuffix("_share").replace("_", " ") for name in self._of(PART)}
+
+    @property
+    def right(self) -> str | None:
+        """The column of what is right; None where the system has no right and wrong."""
+        return next(iter(self.parts), None)
+
+    @property
+    def diversity(self) -> str:
+        """The column of the samples' diversity, which every system has."""
+        return self._of(DIVERSITY)[0]
+
+    @property
+    def unique(self) -> str | None:
+        """The column of the share of different samples; None where all are different, as points are."""
+        return next(iter(self._of(UNIQUE)), None)
+
+    @property
+    def summed_up(self) -> list[str]:
+        """What summary.csv has beside kept diversity, in order."""
+        return [name for name in (self.right, self.unique, *self._of(SUMMED)) if name]
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The least and the greatest value that a column can have."""
+        return next((one.least, one.most) for one in self.declared if one.name == name)
+
+
+def reference(columns: Columns) -> str:
+    """The declarations as a table in Markdown."""
+    rows = [f"| `{column.name}` | {column.meaning} |" for column in columns.declared]
+    return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"
