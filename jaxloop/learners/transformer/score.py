@@ -90,7 +90,7 @@ def _compiled(settings: ModelSettings, shape: RowShape) -> Callable:
 
 
 def log_prob(settings: ModelSettings, parameters: dict, tokens_NxT: np.ndarray, temperature: float) -> np.ndarray:
-    """Log-probability of any rows under a trained model, outside of a run; see `stored.load_parameters`.
+    """Log-probability of any rows under a trained model, outside of a run; see `stored_models.load_parameters`.
 
     Args:
       settings: the model's.
