@@ -11,27 +11,30 @@
     tables/loop_000/       the part of those tables that is one loop's
     samples/loop_000/generation_000.npz     every sample, and what the judge said of it
     checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
-    checkpoints/loop_000/0/parameters.msgpack   its model's parameters, where it has any, as Flax writes them
-    seals/loop_000/generation_000.json      digests of all that is there of the loop (the last two)
+    seals/loop_000/generation_000.json      digests of all that is there of the loop, but models (the last two)
+    models/loop_000/generation_000/         the loop's newest model, and others that are to stay, as Orbax writes them
+    models/loop_000/generation_000.json     digests of all files of that model
     figures/
     manifest.json          versions, device, cores, commands and their seconds
 
 Every file appears whole or not at all. A generation counts as finished when its seal is there, and that is written
-last. What is of one loop is written by the process that computes it; the tables at the top are joined from the loops'
-own, so that they may be stale while a run goes on, or after it was killed.
+last; so it is with a model. What is of one loop is written by the process that computes it; the tables at the top are
+joined from the loops' own, so that they may be stale while a run goes on, or after it was killed.
 """
 
 import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 CONFIG, MANIFEST = "config.toml", "manifest.json"
-STATE, PARAMETERS = "state.npz", "parameters.msgpack"
+STATE = "state.npz"
 TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
 # Without these nothing is lost that the others tell.
 SPARE_TABLES = ("timings", "top_samples")
 DERIVED = ("summary", "collapse", "half_lives", "split")
 FIGURES = ("overview", "diversity", "final", "correctness", "heat_map")
-KINDS = ("checkpoints", "samples", "tables", "seals")  # of folders that each loop has
+KINDS = ("checkpoints", "samples", "tables", "seals", "models")  # of folders that each loop has
 
 
 def loop_folder(run: Path, kind: str, loop: int) -> Path:
@@ -67,6 +70,16 @@ def seal_path(run: Path, loop: int, generation: int) -> Path:
     return loop_folder(run, "seals", loop) / f"generation_{generation:03d}.json"
 
 
+def model_folder(run: Path, loop: int, generation: int) -> Path:
+    """The model of a generation of one loop."""
+    return loop_folder(run, "models", loop) / f"generation_{generation:03d}"
+
+
+def model_seal_path(run: Path, loop: int, generation: int) -> Path:
+    """What says that a model is there whole."""
+    return loop_folder(run, "models", loop) / f"generation_{generation:03d}.json"
+
+
 def loops_with(run: Path, kind: str) -> list[int]:
     """The numbers of all loops that have a folder of this kind; copies that lie beside them are none of ours."""
     names = [path.name for path in run.glob(f"{kind}/loop_*") if path.is_dir()]
@@ -76,8 +89,15 @@ def loops_with(run: Path, kind: str) -> list[int]:
 
 def sealed_generations(run: Path, loop: int) -> list[int]:
     """The generations of a loop that have a seal, the newest first."""
-    stems = [
-        path.stem.removeprefix("generation_") for path in loop_folder(run, "seals", loop).glob("generation_*.json")
-    ]
+    return _generations_with(functools.partial(seal_path, run, loop))
+
+
+def model_generations(run: Path, loop: int) -> list[int]:
+    """The generations of a loop that have a model with its seal, the newest first."""
+    return _generations_with(functools.partial(model_seal_path, run, loop))
+
+
+def _generations_with(seal_of: Callable[[int], Path]) -> list[int]:
+    stems = [path.stem.removeprefix("generation_") for path in seal_of(0).parent.glob("generation_*.json")]
     numbers = {int(stem) for stem in stems if stem.isascii() and stem.isdecimal() and len(stem) < 10}
-    return sorted((number for number in numbers if seal_path(run, loop, number).exists()), reverse=True)
+    return sorted((number for number in numbers if seal_of(number).exists()), reverse=True)

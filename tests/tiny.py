@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from jaxloop.config.presets import load
 from jaxloop.config.schema import Config
 from jaxloop.runs.runner import run
@@ -101,3 +104,8 @@ def read(path: Path, table: str = "metrics") -> list[dict]:
     """The rows of a table of a run folder."""
     with (path / f"{table}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def assert_same(one: dict, other: dict) -> None:
+    """Two models of the same bits."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)

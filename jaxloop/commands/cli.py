@@ -356,8 +356,9 @@ def check(
             "--run", parser=_local_path, metavar="DIR", help="A run, whose language and whose model are asked."
         ),
     ] = None,
-    loop: Annotated[
-        int | None, typer.Option(min=0, help="Which loop of that run, by default 0; its newest model is asked.")
+    loop: Annotated[int | None, typer.Option(min=0, help="Which loop of that run, by default 0.")] = None,
+    generation: Annotated[
+        int | None, typer.Option(min=0, help="The model of which generation is asked, by default its newest.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -374,11 +375,11 @@ def check(
 
     if run_folder and (overrides or preset):
         raise InputError("--run takes all settings from the run; leave out --preset and settings")
-    if loop is not None and not run_folder:
-        raise InputError("--loop needs --run with the folder of the run")
+    if (loop is not None or generation is not None) and not run_folder:
+        raise InputError(f"--{'generation' if loop is None else 'loop'} needs --run with the folder of the run")
     prepare()
     with open_lines(file) as lines:
-        model = RunModel(run_folder, loop or 0, _warn) if run_folder else None
+        model = RunModel(run_folder, loop or 0, _warn, generation) if run_folder else None
         check_lines(lines, model.config if model else load(preset or "paper", overrides or []), sys.stdout, model)
 
 

@@ -17,6 +17,7 @@ from jaxloop.errors import InputError
 from jaxloop.learners.transformer.score import log_prob
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.runs.stored import StoredRun
+from jaxloop.runs.stored_models import load_parameters, newer_without_model, newest_model
 from jaxloop.systems.logic.judge import FAULTS, INVALID, VERDICTS
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.measures import corpus_diversity, verdicts
@@ -69,22 +70,25 @@ def _without_mark(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
 class RunModel:
     """A trained model of a run, for the probability of texts."""
 
-    def __init__(self, run: Path, loop: int, warn: Callable[[str], None]):
-        """Load the newest model of a loop.
+    def __init__(self, run: Path, loop: int, warn: Callable[[str], None], generation: int | None = None):
+        """Load a model of a loop.
 
         Args:
           run: the run folder.
           loop: its number.
-          warn: is told of a generation that is not finished, and so has no model.
+          warn: is told of newer generations that are not finished, or have no model.
+          generation: which of those that have a model; by default the newest.
 
         Raises:
           InputError: there is no such run, loop or model.
         """
         stored = StoredRun(run)
         self.config = stored.loop(loop).config
-        for line in stored.left_out(stored.loop(loop)):
-            warn(line)
-        self._parameters = stored.parameters(loop)
+        if generation is None:
+            generation = newest_model(stored, stored.loop(loop))
+            for line in (*stored.left_out(stored.loop(loop)), *newer_without_model(stored, stored.loop(loop))):
+                warn(line)
+        self._parameters = load_parameters(run, loop, generation)
 
     def describe(self, texts: list[str]) -> list[dict]:
         """What is added to the findings of each text; null where the model cannot have written it."""

@@ -29,8 +29,8 @@ GROWING = ("expanding", "window", "fixed_real")
 
 # Settings that stand in no section.
 _TOP_LEVEL = ("seeds", "controls")
-# They decide no result, so there is nothing to compare.
-_NO_AXES = ("population",)
+# Sections that decide no result: there is nothing to compare, and they are no axes.
+DECIDING_NOTHING = ("population", "store")
 # Far more than anybody would wait for.
 _MOST_CELLS = 10_000
 _MOST_FAULTS = 5  # that are told of one config
@@ -275,6 +275,17 @@ class PopulationSettings(_Section):
     )
 
 
+class StoreSettings(_Section):
+    """What is kept on disk beside the results; decides no result."""
+
+    models_every_generations: int = Field(
+        0,
+        ge=0,
+        le=10**5,
+        description="models that are kept beside the newest of each loop: every so many generations; 0: none",
+    )
+
+
 class Config(_Section):
     """One run: the settings of every loop, the seeds, and the grid of settings that are varied."""
 
@@ -288,6 +299,7 @@ class Config(_Section):
     sample: SampleSettings = SampleSettings()
     measure: MeasureSettings = MeasureSettings()
     population: PopulationSettings = PopulationSettings()
+    store: StoreSettings = StoreSettings()
     grid: dict[str, list[Any]] = Field(
         {}, description="settings that are varied (or sections: several settings at once); every combination is a cell"
     )
@@ -323,7 +335,7 @@ class Config(_Section):
                 raise ValueError(f'grid: "{axis}" has a value twice: {shortened(values)}')
             for setting in _settings_of_axis(axis, values):
                 if setting not in _axis_names():
-                    if setting.partition(".")[0] in _NO_AXES:
+                    if setting.partition(".")[0] in DECIDING_NOTHING:
                         raise ValueError(f"grid: {setting} decides no result and cannot be varied; set it for the run")
                     raise ValueError(f"grid: unknown setting {setting!r}{nearest(setting, _axis_names())}")
                 if setting in axis_of:
@@ -439,7 +451,7 @@ def differences(old: str, new: str) -> list[str]:
     return [
         f"{key}: {tables[0].get(key, 'unset')} -> {tables[1].get(key, 'unset')}"
         for key in sorted(tables[0].keys() | tables[1].keys())
-        if tables[0].get(key) != tables[1].get(key) and not key.startswith("population.")
+        if tables[0].get(key) != tables[1].get(key) and key.partition(".")[0] not in DECIDING_NOTHING
     ]
 
 
@@ -472,7 +484,7 @@ def _section_fields() -> dict:
 
 def _axis_names() -> list[str]:
     """Every setting that a grid may vary."""
-    return [name for name in _section_fields() if name.split(".")[0] not in _NO_AXES]
+    return [name for name in _section_fields() if name.split(".")[0] not in DECIDING_NOTHING]
 
 
 def _range_of(annotation) -> str:

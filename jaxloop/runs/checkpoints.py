@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from flax.serialization import msgpack_serialize
 
 from jaxloop import layout
 from jaxloop.config.schema import Loop
@@ -32,7 +31,7 @@ def save_samples(run: Path, loop: Loop, state: State, judgement: Judgement, log_
     return digest(content.getvalue())
 
 
-def save_checkpoint(run: Path, loop: Loop, state: State, parameters: dict) -> dict[str, str]:
+def save_checkpoint(run: Path, loop: Loop, state: State) -> dict[str, str]:
     """Write what a loop goes on from after a generation; the digest of each file."""
     layout.seal_path(run, loop.index, state.generation).unlink(missing_ok=True)
     folder = layout.checkpoint_folder(run, loop.index, state.generation)
@@ -46,12 +45,8 @@ def save_checkpoint(run: Path, loop: Loop, state: State, parameters: dict) -> di
         for field, array in rows._asdict().items()
     }
     np.savez(content, sampled_NxT=np.ascontiguousarray(state.sampled_NxT), **carried)
-    files = {layout.STATE: content.getvalue()}
-    if parameters:
-        files[layout.PARAMETERS] = msgpack_serialize(parameters)
-    for name, content in files.items():
-        write_whole(folder / name, content)
-    return {name: digest(content) for name, content in files.items()}
+    write_whole(folder / layout.STATE, content.getvalue())
+    return {layout.STATE: digest(content.getvalue())}
 
 
 def forget_before(run: Path, loop: Loop, last: int) -> None:

@@ -20,6 +20,7 @@ from jaxloop.learners.transformer.packing import most_rows
 from jaxloop.learners.transformer.sample import batch_count, chunk_prefixes
 from jaxloop.loop.memories import memory_of
 from jaxloop.runs import resources
+from jaxloop.runs.models import MOST_HELD_BYTES
 from jaxloop.runs.programs import Program, weight_count
 from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
 from jaxloop.systems.logic.vocabulary import VOCABULARY
@@ -195,6 +196,19 @@ def _tables_part(found: list[Program]) -> Part:
     return Part(rows, "tables", "run fewer cells, seeds or generations")
 
 
+def _held_part(found: list[Program]) -> Part:
+    """The newest models of the loops of a program, which wait until a newer one is there or the run ends."""
+    held = max(
+        (
+            4 * weight_count(program.config.model) * len(program.loops)
+            for program in found
+            if program.config.learner.name == "transformer"
+        ),
+        default=0,
+    )
+    return Part(min(held, MOST_HELD_BYTES), "models that wait to be written", "lower model.width or model.layers")
+
+
 def require_memory(found: list[Program], warn: Callable[[str], None]) -> list[Part]:
     """Refuse a run that cannot fit into the memory that this process may ever have; warn of one that hardly fits.
 
@@ -230,6 +244,7 @@ def require_memory(found: list[Program], warn: Callable[[str], None]) -> list[Pa
 def _memory_parts(found: list[Program]) -> tuple[list[Part], list[Part]]:
     """What a run of these programs needs of the machine, with no more models at once than must be, and as it begins."""
     shared = [_program_part(found), _rows_part(found), _work_part(found), _whole_part(found), _tables_part(found)]
+    shared.append(_held_part(found))
     least, usual = (
         max((learner_parts(program, places_of(program, fewest)) for program in found), key=total, default=[])
         for fewest in (True, False)

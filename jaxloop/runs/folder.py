@@ -12,6 +12,7 @@ from jaxloop.loop.run_loops import Record, State
 from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT, forget_before, save_checkpoint, save_samples
 from jaxloop.runs.lock import Lock
 from jaxloop.runs.manifest import Session
+from jaxloop.runs.models import Models
 from jaxloop.runs.opening import empty, holds_a_run, require_same, write_config
 from jaxloop.runs.restore import restore_loop
 from jaxloop.runs.stored import Seal, StoredRun, settings_digest
@@ -43,6 +44,7 @@ class RunFolder:
         self._session = Session(config, command)
         self._seals: dict[int, Seal] = {}  # of each loop that has finished a generation, the newest
         self._restored: list[dict] = []
+        self._models = Models(path, config.store.models_every_generations)
         self._joined_at, self._join_pause = time.monotonic(), _JOIN_SECONDS
         self._lock: Lock | None = None
         try:
@@ -128,6 +130,8 @@ class RunFolder:
             return  # It is kept already: what was interrupted right after that asks a second time.
         try:
             self._require_place()
+            # Before the seal, so that a loop that is finished has its newest model.
+            model_is_written = self._models.write_due(loop, state.generation, outcome.parameters)
             samples = save_samples(self.path, loop, state, judgement, outcome.sampled_log_prob_N)
             seal = Seal(
                 settings=before.settings,
@@ -135,11 +139,12 @@ class RunFolder:
                     name: extend_table(self.path, loop, before, name, tables.get(name, [])) for name in layout.TABLES
                 },
                 samples=[*before.samples, samples],
-                checkpoint=save_checkpoint(self.path, loop, state, outcome.parameters),
+                checkpoint=save_checkpoint(self.path, loop, state),
             )
             layout.make_loop_folder(self.path, "seals", loop.index)
             write_whole(layout.seal_path(self.path, loop.index, state.generation), seal_json(seal._asdict()))
             self._seals[loop.index] = seal
+            self._models.follow(loop, state.generation, outcome.parameters, model_is_written)
             forget_before(self.path, loop, state.generation - CHECKPOINTS_KEPT)
             if time.monotonic() - self._joined_at > self._join_pause:
                 self.join()
@@ -149,6 +154,14 @@ class RunFolder:
                 f"{getattr(error, 'strerror', None) or error}; all before it is kept, and the same command goes on "
                 "from there"
             ) from None
+
+    def write_models(self, warn: Callable[[str], None]) -> None:
+        """Write the newest models of loops that have not come to their end, however the run ends."""
+        try:
+            self._require_place()
+            self._models.write_held()
+        except (OSError, RunError) as error:
+            warn(f"{self.path}: models were not written: {getattr(error, 'strerror', None) or error}")
 
     def join(self) -> None:
         """Bring the tables at the top up to date with those of all loops; the first process does that alone."""

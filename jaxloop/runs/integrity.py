@@ -15,12 +15,12 @@ from jaxloop.runs.derived import analyse
 from jaxloop.runs.manifest import read_manifest
 from jaxloop.runs.stored import (
     StoredRun,
-    read_parameters,
     read_samples,
     read_seal,
     read_state,
     sealed_table,
 )
+from jaxloop.runs.stored_models import read_model
 from jaxloop.runs.tables import joined_tables, whole_table
 
 _MOST_FIGURE_BYTES = 2**27
@@ -118,14 +118,17 @@ def _checks_of(run: StoredRun, loop: Loop) -> Iterator[Callable[[], None]]:
     for generation in range(newest + 1):
         yield lambda generation=generation: read_samples(run.path, loop, seal, generation)
     for generation in kept:
-        yield lambda generation=generation: _require_checkpoint(run, loop, generation)
+        yield lambda generation=generation: _require_state(run, loop, generation)
+    models = set(layout.model_generations(run.path, loop.index))
+    # A loop has its newest model before it counts as finished.
+    if loop.config.learner.name == "transformer" and newest == loop.config.cycle.generations - 1:
+        models |= {newest}
+    for generation in sorted(models):
+        yield lambda generation=generation: read_model(run.path, loop, generation)
 
 
-def _require_checkpoint(run: StoredRun, loop: Loop, generation: int) -> None:
-    seal = read_seal(run.path, loop, generation)
-    read_state(run.path, loop, seal, generation)
-    if layout.PARAMETERS in seal.checkpoint:
-        read_parameters(run.path, loop, seal, generation)
+def _require_state(run: StoredRun, loop: Loop, generation: int) -> None:
+    read_state(run.path, loop, read_seal(run.path, loop, generation), generation)
 
 
 def _compared(run: StoredRun) -> Iterator[tuple[str, bool]]:

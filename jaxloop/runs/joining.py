@@ -16,13 +16,13 @@ from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.collapse import collapse_rows
 from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import summary_rows
-from jaxloop.config.schema import Loop
+from jaxloop.config.schema import DECIDING_NOTHING, Loop
 from jaxloop.errors import InputError
 from jaxloop.files import write_whole
 from jaxloop.runs.stored import StoredRun
 from jaxloop.systems.registry import columns_of
 
-_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", "population"}
+_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
 
 class Joined(NamedTuple):

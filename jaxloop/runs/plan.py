@@ -32,6 +32,7 @@ _COUNTED = 20
 # What begins a run: Python and JAX. What ends it: figures, and what is made of each generation of a loop.
 _BEGIN_SECONDS, _CLOSE_SECONDS, _CLOSE_GENERATION_SECONDS = 2.5, 3.0, 1.5e-3
 _FILES = 14  # of a run as a whole
+_MODEL_FILES, _MODEL_SECONDS = 12, 0.05  # of a model, as Orbax writes it
 
 
 class ProgramPlan(NamedTuple):
@@ -203,12 +204,12 @@ class _HostPlan:
             if (alike, loop.seed) not in begun:
                 self.begin_seconds += _extended(trials, "prepare_seconds", asked / 2)
             begun |= {alike, (alike, loop.seed)}
-            weights = 4 * weight_count(config.model) if config.learner.name == "transformer" else 0
-            checkpoint = carried_rows(config) * (width + 5) + cycle.rows * width + weights
+            checkpoint = carried_rows(config) * (width + 5) + cycle.rows * width
             kept = min(generations, CHECKPOINTS_KEPT)
             written = _extended(trials, "sample_bytes", cycle.rows) + _extended(trials, "table_bytes", cycle.rows)
-            self.disk_bytes += generations * written + kept * checkpoint
-            self.files += generations + trials[-1].files + kept * (weights > 0)
+            models = _model_count(config)
+            self.disk_bytes += generations * written + kept * checkpoint + models * 4 * weight_count(config.model)
+            self.files += generations + trials[-1].files + models * _MODEL_FILES
         self._pairs = _pairs_of(every_loop)
 
     def _whole_of(self, loop: Loop) -> WholeTrial:
@@ -260,8 +261,17 @@ class _HostPlan:
             of_one += _extended(trials, "keep_seconds", rows)
             of_one += trials[-1].keep_growth_seconds * (generations - 1) / 2
             of_one += self._whole_of(loop).measure_seconds * _due_share(config, measure.enumerate_every_generations)
+            seconds += _model_count(config) * _MODEL_SECONDS
             seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[config.language]
         return seconds
+
+
+def _model_count(config: Config) -> int:
+    """Models of a loop that are on the disk when it has come to its end: the newest, and those that stay."""
+    if config.learner.name != "transformer":
+        return 0
+    every, last = config.store.models_every_generations, config.cycle.generations - 1
+    return len({last, *range(0, last + 1, every)}) if every else 1
 
 
 def _every(config: Config) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from jaxloop.files import digest, read_file, seal_json, write_whole
 from jaxloop.loop.run_loops import State
 from jaxloop.runs.stored import (
     Seal,
-    most_parameters_bytes,
     most_samples_bytes,
     most_table_bytes,
     parse_table,
@@ -88,9 +87,6 @@ def _restore_generation(
     seal = read_seal(run, loop, generation)
     metrics = _table_rows(run, loop, seal, tail_rows, generation)
     state = read_state(run, loop, seal, generation)
-    if layout.PARAMETERS in seal.checkpoint:
-        path = layout.checkpoint_folder(run, loop.index, generation) / layout.PARAMETERS
-        require_digest(path, most_parameters_bytes(loop), seal.checkpoint[layout.PARAMETERS])
     for earlier, sealed in enumerate(seal.samples):
         require_digest(layout.samples_path(run, loop.index, earlier), most_samples_bytes(loop), sealed)
     seal = _with_spare_tables(run, loop, generation, seal, warn)

@@ -19,7 +19,7 @@ from jaxloop.report.answer import answer_lines
 from jaxloop.runs import hosts
 from jaxloop.runs.capacity import half_as_many, make_learner, memory_in_words
 from jaxloop.runs.costs import require_memory
-from jaxloop.runs.derived import analyse
+from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.environment import complaints, prepare
 from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.programs import Program, programs
@@ -242,12 +242,13 @@ def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
 def close(
     folder: RunFolder, config: Config, display: Display, figures: bool, watch: Callable[[], None] = lambda: None
 ) -> list[Path] | None:
-    """Say what came out so far, bring manifest and tables up to date, then draw it; in the first process.
+    """Say what came out so far, bring manifest, tables and models up to date, then draw it; all but models in the first
+    process alone.
 
     Args:
       folder: of the run.
       config: of the run.
-      display: is told the answer, and of figures that cannot be drawn.
+      display: is told the answer, and of models and figures that cannot be written.
       figures: whether they are drawn.
       watch: called before each figure; what it raises ends that.
 
@@ -257,8 +258,32 @@ def close(
     Raises:
       RunError: the tables cannot be written.
     """
+    try:
+        analysis = conclude(folder, config, display) if hosts.is_first() else None
+    finally:
+        folder.write_models(display.warn)
     if not hosts.is_first():
         return None
+    if not (analysis and figures):
+        return []
+    place, tables = folder.path / "figures", (analysis.metrics, analysis.tails, analysis.derived["summary"])
+    try:
+        from jaxloop.report.figures import draw_all
+    except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
+        display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
+        return []
+    drawn = draw_all(*tables, config.axes, config.learner.name, analysis.columns, place, display.warn, watch)
+    with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
+        folder.write_manifest(drawn)
+    return drawn
+
+
+def conclude(folder: RunFolder, config: Config, display: Display) -> Analysis | None:
+    """Say what came out so far, and bring manifest and tables up to date.
+
+    Raises:
+      RunError: the tables cannot be written.
+    """
     axes, learner = config.axes, config.learner.name
     analysis = analyse(folder.stored())
     if analysis:
@@ -273,16 +298,4 @@ def close(
             f"{folder.path}: its tables could not be written: {error.strerror or error}; what was measured is kept, "
             "and the same command writes them"
         ) from None
-    if not (analysis and figures):
-        return []
-    summary, place = analysis.derived["summary"], folder.path / "figures"
-    try:
-        from jaxloop.report.figures import draw_all
-    except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
-        display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
-        return []
-    tables = analysis.metrics, analysis.tails, summary
-    drawn = draw_all(*tables, axes, learner, analysis.columns, place, display.warn, watch)
-    with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
-        folder.write_manifest(drawn)
-    return drawn
+    return analysis

@@ -10,28 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
-from flax.serialization import msgpack_restore
 
 from jaxloop import layout
 from jaxloop.analysis.cells import TEXT
 from jaxloop.config.presets import parse
-from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_text
-from jaxloop.learners.transformer.model import make_model
 from jaxloop.loop.memories import Carry, memory_of
 from jaxloop.loop.rows import Rows
 from jaxloop.loop.run_loops import State
-from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
 _MOST_TABLE_BYTES = 2**20  # of each generation; the longest has 100 KiB
 _SLACK_BYTES = 2**16  # names, sizes and check sums beside the numbers of an archive
-_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", "population"}
+_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
 
 class Seal(NamedTuple):
@@ -190,35 +186,6 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
     return State(generation, Carry(training, archive), arrays["sampled_NxT"])
 
 
-def read_parameters(run: Path, loop: Loop, seal: Seal, generation: int) -> dict:
-    """The parameters of the model of a generation.
-
-    Raises:
-      InputError: its learner has none.
-      DamageError: they are not what was sealed.
-    """
-    path = layout.checkpoint_folder(run, loop.index, generation) / layout.PARAMETERS
-    if layout.PARAMETERS not in seal.checkpoint:
-        raise InputError(f"{path}: is not there; reference learners have no parameters")
-    content = require_digest(path, most_parameters_bytes(loop), seal.checkpoint[layout.PARAMETERS])
-    expected = jax.eval_shape(make_model(loop.config.model, VOCABULARY).init, jax.random.key(0))
-    try:
-        parameters = msgpack_restore(content)
-        shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (parameters, expected)]
-    except Exception:  # Whatever a damaged file leads MessagePack to.
-        raise DamageError(f"{path}: is damaged") from None
-    if shapes[0] != shapes[1]:
-        raise DamageError(f"{path}: is no model of the sizes in {run / layout.CONFIG}")
-    return parameters
-
-
-def most_parameters_bytes(loop: Loop) -> int:
-    """More than the parameters of a model take."""
-    model = loop.config.model
-    numbers = model.layers * (12 * model.width + 100) * model.width + (model.context_tokens + 100) * model.width
-    return 8 * numbers + _SLACK_BYTES
-
-
 def _frame(by_header: dict[bytes, list[bytes]]) -> pd.DataFrame:
     """Lines of a table, by their header, as one; a million dictionaries of text would take gigabytes."""
     frames = []
@@ -357,34 +324,3 @@ class StoredRun:
             has = "none yet" if newest is None else f"generations 0 to {newest}"
             raise InputError(f"{self.path}: loop {loop} has {has}, and no generation {generation}")
         return read_samples(self.path, of_loop, self.seal(of_loop), generation)
-
-    def parameters(self, loop: int, generation: int | None = None) -> dict:
-        """The parameters of a model of a loop: of its newest generation, or of another one that is kept; for `score`.
-
-        Raises:
-          InputError: there is no such model.
-          DamageError: they are not what was sealed.
-        """
-        of_loop = self.loop(loop)
-        kept = layout.sealed_generations(self.path, loop)
-        if not kept or generation not in (None, *kept):
-            folder = layout.loop_folder(self.path, "checkpoints", loop)
-            raise InputError(
-                f"{folder}: has {'generations ' + ', '.join(map(str, sorted(kept))) if kept else 'no models yet'}"
-            )
-        chosen = kept[0] if generation is None else generation
-        return read_parameters(self.path, of_loop, read_seal(self.path, of_loop, chosen), chosen)
-
-
-def load_parameters(run: Path | str, loop: int, generation: int | None = None) -> dict:
-    """The parameters of a model of a run, of its newest generation or of another one that is kept, for `score`.
-
-    Args:
-      run: the run folder.
-      loop: its number.
-      generation: which of those that are kept; by default the newest.
-
-    Raises:
-      InputError: there is no such model, or it is damaged.
-    """
-    return StoredRun(run).parameters(loop, generation)

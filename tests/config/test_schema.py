@@ -397,6 +397,7 @@ RANGES = {
     "measure.distances_every_generations": ("-1", "100_001"),
     "measure.enumerate_every_generations": ("-1", "100_001"),
     "population.loops_per_device": ("-1",),
+    "store.models_every_generations": ("-1", "100_001"),
 }
 
 
@@ -509,6 +510,7 @@ def test_several_faults_are_named_at_once():
     [
         ("population.loops_per_device", "[1, 2]", ("population.loops_per_device", "decides no result")),
         ("population", "[{loops_per_device = 1}]", ("population.loops_per_device", "decides no result")),
+        ("store.models_every_generations", "[1, 2]", ("store.models_every_generations", "decides no result")),
         ("model", "[{width = 32, haeds = 2}]", ("model.haeds", "did you mean 'model.heads'")),
         ("model", "[{width = 32, heads = 5}]", ("model = {'width': 32, 'heads': 5}", "must divide width")),
         ("model", "[{width = 32}, {}]", ("model", "key = value")),

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import QUICKLY, Silent, run_silently, tiny_config
+from tiny import QUICKLY, Silent, run_silently, run_tiny, tiny_config
 
 from jaxloop.runs.runner import run
 
@@ -26,3 +26,11 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copy(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """A run of which every model is kept."""
+    path = tmp_path_factory.mktemp("runs") / "kept"
+    run_tiny(path, "store.models_every_generations=1")
+    return path

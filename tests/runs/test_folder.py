@@ -8,6 +8,7 @@ from tiny import MEMORISER, Silent, run_tiny
 from jaxloop import layout
 from jaxloop.config.schema import loops
 from jaxloop.errors import RunError
+from jaxloop.files import unseal_json
 from jaxloop.runs.integrity import verify_run
 from jaxloop.runs.stored import StoredRun
 
@@ -44,5 +45,10 @@ def test_the_seal_of_a_generation_names_all_that_is_there_of_it(whole):
                 str(layout.checkpoint_folder(whole, loop.index, generation) / name)
                 for name in run.seal(loop).checkpoint
             }
-    kinds = ("tables", "samples", "checkpoints")
+        for generation in layout.model_generations(whole, loop.index):
+            seal_path = layout.model_seal_path(whole, loop.index, generation)
+            names = unseal_json(seal_path.read_bytes(), seal_path)["files"]
+            folder = layout.model_folder(whole, loop.index, generation)
+            sealed |= {str(seal_path), *(str(folder / name) for name in names)}
+    kinds = ("tables", "samples", "checkpoints", "models")
     assert {str(path) for kind in kinds for path in (whole / kind).rglob("*") if path.is_file()} == sealed

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import SETTINGS, results, run_tiny
+from tiny import SETTINGS, assert_same, results, run_tiny
 
 from jaxloop.runs.folder import RunFolder
+from jaxloop.runs.stored_models import load_parameters
 
 WIDTHS = ["seeds=[3,1]", "grid={'model.width' = [16, 32], 'cycle.fresh_share' = [0.0, 0.5]}"]
 
@@ -80,6 +81,9 @@ def test_two_processes_give_the_bits_of_one(alone, tmp_path):
     generations = re.findall(r"^(\d+) of \1 generations", first[1] + second[1], re.MULTILINE)
     assert len(generations) == 2 and sum(map(int, generations)) == 8 * 3, "each generation once"
     assert results(tmp_path / "run") == results(alone)
+    # Orbax takes all processes for one that writes a checkpoint together, and the second one alone writes no arrays.
+    for loop in range(8):
+        assert_same(load_parameters(tmp_path / "run", loop), load_parameters(alone, loop))
 
 
 def test_where_one_process_cannot_begin_none_does_and_each_says_why(tmp_path):

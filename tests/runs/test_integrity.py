@@ -14,7 +14,7 @@ from jaxloop.errors import InputError
 from jaxloop.runs.integrity import verify_run
 from jaxloop.runs.joining import join_runs
 from jaxloop.runs.runner import run
-from jaxloop.runs.stored import load_parameters
+from jaxloop.runs.stored_models import load_parameters
 
 
 def corrupt(chance: random.Random, path: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_command_that_verifies(copy):
     done = verify()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{copy}: whole; 12 finished generations of 4 loops\n"
-    path = copy / "checkpoints/loop_000/1/parameters.msgpack"
+    path = copy / "models/loop_000/generation_002/_METADATA"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     done = verify()
     assert (done.returncode, done.stdout) == (1, f"{path}: is damaged, or somebody has changed it\n")

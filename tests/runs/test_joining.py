@@ -90,7 +90,13 @@ def test_a_column_for_every_setting_that_differs(tmp_path):
     """Loops of different settings pooled; what only costs time taken for a difference; a share under two names."""
     runs = [
         make_run(tmp_path / "a", [0, 1, 2], [0.0, 0.5]),
-        make_run(tmp_path / "b", [0, 1, 2], [0.5], "sample.temperature=0.5", "population.loops_per_device=3"),
+        make_run(
+            tmp_path / "b",
+            [0, 1, 2],
+            [0.5],
+            "sample.temperature=0.5",
+            *("population.loops_per_device=3", "store.models_every_generations=1"),
+        ),
     ]
     joined = join_runs(runs, no_warning)
     assert joined.axes == [SHARE, "sample.temperature"]

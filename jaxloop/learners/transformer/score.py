@@ -94,7 +94,7 @@ def _compiled(settings: ModelSettings, vocabulary: Vocabulary, shape: RowShape) 
 def log_prob(
     settings: ModelSettings, vocabulary: Vocabulary, parameters: dict, tokens_NxT: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """Log-probability of any rows under a trained model, outside of a run; see `stored.load_parameters`.
+    """Log-probability of any rows under a trained model, outside of a run; see `stored_models.load_parameters`.
 
     Args:
       settings: the model's.
