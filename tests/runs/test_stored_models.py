@@ -87,7 +87,10 @@ def test_ten_lines_of_flax_and_orbax_restore_a_model(kept):
     plain, _ = log_prob(tiny_config().model, VOCABULARY, load_parameters(kept, 0, 2), row_1xT, 1.0)
     assert float(found["log_prob"]) == pytest.approx(plain[0], abs=1e-4)
     assert found["next_tokens"].shape == (5,)
-    assert set(re.findall(r"from (jaxloop\S*)", code)) == {"jaxloop.learners.transformer.model"}
+    assert set(re.findall(r"from (jaxloop\S*)", code)) == {
+        "jaxloop.learners.transformer.model",
+        "jaxloop.learners.vocabulary",
+    }
 
 
 def test_orbax_reads_with_and_without_what_is_expected(kept):
