@@ -1,13 +1,14 @@
 """The learners of the language, from fits to whole runs, against what is known of them."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import loops
+from jaxloop.config.schema import LearnerSettings, loops
 from jaxloop.errors import InputError
 from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import run_loops
@@ -20,6 +21,11 @@ from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks
 
 def silent(*_) -> None:
     """Watches nothing."""
+
+
+def test_every_learner_that_may_be_asked_for_is_there():
+    """Catches a name that the settings allow and nobody fits: a run would break off where its turn comes."""
+    assert {"transformer", *FITS} == set(get_args(LearnerSettings.model_fields["name"].annotation))
 
 
 def fitted(name: str):
