@@ -14,8 +14,8 @@ from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.learners.placement import peak_memory_bytes
 from jaxloop.learners.transformer.sample import Work
 from jaxloop.learners.transformer.train import looks
+from jaxloop.loop.interfaces import Outcome, Record, Seconds, State
 from jaxloop.loop.memories import first
-from jaxloop.loop.run_loops import Outcome, Record, Seconds, State
 from jaxloop.runs.environment import prepare, processor_name
 from jaxloop.runs.programs import operations_per_position
 from jaxloop.runs.resources import core_count

@@ -8,7 +8,7 @@ import jax
 from jaxloop.errors import RunError
 from jaxloop.learners.placement import device_memory_bytes
 from jaxloop.learners.transformer.learner import TransformerLearner
-from jaxloop.loop.run_loops import Learner
+from jaxloop.loop.interfaces import Learner
 from jaxloop.runs import costs
 from jaxloop.runs.programs import Program
 from jaxloop.systems.logic.learners import reference_learner, transformer_learner

@@ -9,7 +9,7 @@ import numpy as np
 from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.files import digest, write_whole
-from jaxloop.loop.run_loops import State
+from jaxloop.loop.interfaces import State
 from jaxloop.systems.logic.judge import Judgement
 
 CHECKPOINTS_KEPT = 2  # of each loop, the newest

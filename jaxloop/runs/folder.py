@@ -8,7 +8,7 @@ from jaxloop import layout
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import DamageError, InputError, RunError
 from jaxloop.files import digest, require_plain_tree, seal_json, write_whole
-from jaxloop.loop.run_loops import Record, State
+from jaxloop.loop.interfaces import Record, State
 from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT, forget_before, save_checkpoint, save_samples
 from jaxloop.runs.lock import Lock
 from jaxloop.runs.manifest import Session

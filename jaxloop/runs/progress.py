@@ -18,7 +18,7 @@ from jaxloop.analysis.cells import cell_label
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Loop
 from jaxloop.errors import printable
-from jaxloop.loop.run_loops import State
+from jaxloop.loop.interfaces import State
 from jaxloop.runs.environment import devices_in_words
 from jaxloop.runs.notebook import HEIGHT, WIDTH, NotebookLive, in_kernel
 from jaxloop.runs.programs import training_operations

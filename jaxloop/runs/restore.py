@@ -10,7 +10,7 @@ from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_file, seal_json, write_whole
-from jaxloop.loop.run_loops import State
+from jaxloop.loop.interfaces import State
 from jaxloop.runs.stored import (
     Seal,
     most_samples_bytes,

@@ -13,8 +13,9 @@ from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
+from jaxloop.loop.interfaces import Record, State
 from jaxloop.loop.rows import provenance_counts
-from jaxloop.loop.run_loops import Record, State, run_loops
+from jaxloop.loop.run_loops import run_loops
 from jaxloop.report.answer import answer_lines
 from jaxloop.runs import hosts
 from jaxloop.runs.capacity import half_as_many, make_learner, memory_in_words

@@ -19,9 +19,9 @@ from jaxloop.config.presets import parse
 from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_text
+from jaxloop.loop.interfaces import State
 from jaxloop.loop.memories import Carry, memory_of
 from jaxloop.loop.rows import Rows
-from jaxloop.loop.run_loops import State
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26

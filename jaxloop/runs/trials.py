@@ -18,10 +18,11 @@ from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.sample import Batches
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop import memories
+from jaxloop.loop.interfaces import Record, State
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import unique_rows
-from jaxloop.loop.run_loops import Record, State, next_carry
+from jaxloop.loop.run_loops import next_carry
 from jaxloop.runs import runner
 from jaxloop.runs.costs import expression_count
 from jaxloop.runs.folder import RunFolder

@@ -7,7 +7,8 @@ import pytest
 from tiny import tiny_config
 
 from jaxloop.config.schema import loops
-from jaxloop.loop.run_loops import Outcome, Seconds, run_loops
+from jaxloop.loop.interfaces import Outcome, Seconds
+from jaxloop.loop.run_loops import run_loops
 
 
 class Counting:

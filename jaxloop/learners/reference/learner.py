@@ -14,9 +14,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxloop.config.schema import Loop
+from jaxloop.loop.interfaces import Outcome, Seconds
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import unique_rows
-from jaxloop.loop.run_loops import Outcome, Seconds
 
 
 class Fitted(Protocol):
@@ -66,7 +66,7 @@ class Started(NamedTuple):
 
 
 class ReferenceLearner:
-    """Fits reference learners on the host; see `loop.Learner`.
+    """Fits reference learners on the host; see `loop.interfaces.Learner`.
 
     Args:
       fits: by the name that a config has for a learner (`learner.name`), what fits it.

@@ -1,6 +1,6 @@
 """The transformer as a learner: fitted to rows of tokens, it writes rows of tokens, for many loops at once.
 
-What a learner gives the loop is said in `loop.Learner`. Nothing after the first generation compiles anything.
+What a learner gives the loop is said in `loop.interfaces.Learner`. Nothing compiles after the first generation.
 """
 
 import collections
@@ -22,10 +22,10 @@ from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
 from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
 from jaxloop.learners.vocabulary import Vocabulary
+from jaxloop.loop.interfaces import Outcome, Seconds
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import row_count
-from jaxloop.loop.run_loops import Outcome, Seconds
 
 
 class Inputs(NamedTuple):

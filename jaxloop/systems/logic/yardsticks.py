@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
+from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.loop.rows import unique_rows
-from jaxloop.loop.run_loops import Learner, Record
 from jaxloop.measures.distances import (
     Estimate,
     ExactDistances,

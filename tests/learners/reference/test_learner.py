@@ -10,8 +10,9 @@ from tiny import tiny_config
 
 from jaxloop.config.schema import loops
 from jaxloop.learners.reference.learner import ReferenceLearner, Resample
+from jaxloop.loop.interfaces import Record
 from jaxloop.loop.rows import unique_rows
-from jaxloop.loop.run_loops import Record, run_loops
+from jaxloop.loop.run_loops import run_loops
 
 # Genes are points of the plane here: nothing in the loop or the learner knows what a row is.
 POINTS_UxD = np.random.default_rng(0).normal(size=(50, 2))

@@ -16,7 +16,7 @@ from jaxloop.learners.transformer.learner import TransformerLearner, choose_shap
 from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.train import looks
 from jaxloop.learners.vocabulary import Vocabulary
-from jaxloop.loop.run_loops import Outcome
+from jaxloop.loop.interfaces import Outcome
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import typical_rows
