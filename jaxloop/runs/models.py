@@ -4,12 +4,15 @@ No run needs them to go on. Of each loop the newest is kept when the run ends, a
 """
 
 import contextlib
+import functools
+import importlib
 import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +73,7 @@ class Models:
         if is_written:
             forget_models(self._run, loop, generation)
         elif parameters:
+            _import_orbax_beside()
             # They are a part of what all loops of a group gave back, which would be held with them.
             self._held[loop.index] = loop, generation, jax.tree.map(np.array, parameters)
 
@@ -84,6 +88,12 @@ class Models:
             save_model(self._run, loop, generation, parameters, stays=False)
             forget_models(self._run, loop, generation)
             del self._held[loop.index]
+
+
+@functools.cache
+def _import_orbax_beside() -> None:
+    """Begin to import Orbax, which takes longer than it takes to write a small model, while the devices train."""
+    threading.Thread(target=importlib.import_module, args=("orbax.checkpoint",), daemon=True).start()
 
 
 def save_model(run: Path, loop: Loop, generation: int, parameters: dict, stays: bool) -> None:
