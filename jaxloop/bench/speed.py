@@ -67,7 +67,7 @@ class Bench:
         ]
         self.probes = [self.learner.probe(np.concatenate([held_out, rows])) for rows, held_out in drawn]
         training = inputs[0].training
-        cost_N = VOCABULARY.lengths_with_end(training.points)
+        cost_N = VOCABULARY.lengths_with_end(training.tokens_NxT)
         self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
         shape = self.learner.shape
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
