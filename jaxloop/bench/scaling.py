@@ -38,7 +38,7 @@ _PER_RUN = ("generations",)
 class _Clock:
     """A display that only looks at the clock."""
 
-    def begin(self, loops, states, metrics) -> None:
+    def begin(self, loops, states, metrics, columns) -> None:
         self.first_ended = None
 
     def watch(self, loops, generation, trained_share) -> None:
