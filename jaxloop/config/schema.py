@@ -413,8 +413,12 @@ def _cell_text(values: dict[str, Any]) -> str:
 def _axes_of(config: Config, cell_config: Config) -> dict[str, Any]:
     """What a cell has of the settings that the grid sets."""
     values = {axis: getattr(getattr(cell_config, axis.split(".")[0]), axis.split(".")[1]) for axis in config.axes}
-    # In a table a list is its text.
-    return {axis: json.dumps(value) if isinstance(value, list) else value for axis, value in values.items()}
+    return {axis: as_in_a_table(value) for axis, value in values.items()}
+
+
+def as_in_a_table(value: Any) -> Any:
+    """A setting as a column of a table has it: a list is its text."""
+    return json.dumps(value) if isinstance(value, list) else value
 
 
 def _control(cell_config: Config) -> Config:

@@ -3,7 +3,6 @@
 Folders are only read, and no lock is taken, so that runs that are under way are summed up as they stand.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,11 @@ from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.collapse import collapse_rows
 from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import summary_rows
-from jaxloop.config.schema import DECIDING_NOTHING, Loop
+from jaxloop.config.schema import Loop, as_in_a_table
 from jaxloop.errors import InputError
 from jaxloop.files import write_whole
-from jaxloop.runs.stored import StoredRun
+from jaxloop.runs.stored import NO_SETTINGS_OF_A_LOOP, StoredRun
 from jaxloop.systems.registry import columns_of
-
-_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
 
 class Joined(NamedTuple):
@@ -114,9 +111,9 @@ def _of_loop(frame: pd.DataFrame, loop: int) -> pd.DataFrame:
 
 def _flat_settings(loop: Loop) -> dict[str, Any]:
     """Every setting of a loop that decides its results, its seed aside; not a number where it is unset."""
-    sections = loop.config.model_dump(exclude=_NO_SETTINGS_OF_A_LOOP) | {"cycle": loop.config.cycle.meaning}
+    sections = loop.config.model_dump(exclude=NO_SETTINGS_OF_A_LOOP) | {"cycle": loop.config.cycle.meaning}
     return {
-        f"{name}.{key}": math.nan if value is None else json.dumps(value) if isinstance(value, list) else value
+        f"{name}.{key}": math.nan if value is None else as_in_a_table(value)
         for name, section in sections.items()
         for key, value in section.items()
     }

@@ -27,7 +27,7 @@ MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
 _MOST_TABLE_BYTES = 2**20  # of each generation; the longest has 100 KiB
 _SLACK_BYTES = 2**16  # names, sizes and check sums beside the numbers of an archive
-_NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
+NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
 
 class Seal(NamedTuple):
@@ -41,7 +41,7 @@ class Seal(NamedTuple):
 
 def settings_digest(loop: Loop) -> str:
     """What tells whose results these are: all that decides them, but not how many generations are wanted."""
-    settings = loop.config.model_dump(mode="json", exclude=_NO_SETTINGS_OF_A_LOOP)
+    settings = loop.config.model_dump(mode="json", exclude=NO_SETTINGS_OF_A_LOOP)
     del settings["cycle"]["generations"]
     return digest(json.dumps({"seed": loop.seed, **settings}, sort_keys=True).encode())
 
