@@ -28,7 +28,7 @@ from jaxloop.runs.progress import RunDisplay
 from jaxloop.runs.runner import run as run_config
 from jaxloop.runs.stored import StoredRun
 from jaxloop.runs.terminal import make_console
-from jaxloop.systems.logic.vocabulary import decode
+from jaxloop.systems.registry import system_of
 
 __all__ = ["DamageError", "InputError", "Run", "RunError", "open_run", "presets", "run", "settings"]
 
@@ -134,10 +134,13 @@ class Run:
           InputError: there is no such loop or generation.
           DamageError: they are not what the run wrote.
         """
-        return [decode(row_T) for row_T in self.sample_arrays(loop, generation)["tokens"]]
+        system = system_of(self.config)
+        return system.texts(self.sample_arrays(loop, generation)[system.row_format(self.config).name])
 
     def sample_arrays(self, loop: int = 0, generation: int | None = None) -> dict[str, np.ndarray]:
-        """The same as arrays: `tokens` (N, T) uint8, and of each row `verdict`, `fault`, `depth`, `log_prob` (nats).
+        """The same as arrays by name: the rows, and what is stored of each, such as `log_prob` (nats).
+
+        Of the logic language: `tokens` (N, T) uint8, and `verdict`, `fault` and `depth` of each.
 
         Args and errors are those of `samples`.
         """

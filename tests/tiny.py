@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import Config
+from jaxloop.config.schema import Config, Loop
+from jaxloop.loop.interfaces import Task
 from jaxloop.runs.runner import run
 
 SETTINGS = [
@@ -72,6 +73,14 @@ def run_silently(config: Config, path: Path, display: Silent | None = None, over
 
 def run_tiny(path: Path, *overrides: str, display: Silent | None = None, overwrite: bool = False) -> Silent:
     return run_silently(tiny_config(*overrides), path, display, overwrite)
+
+
+def tasks_of(group: list[Loop], generations: list[int], training: list, probes: list[dict]) -> list[Task]:
+    """What a learner is to do for each of these loops."""
+    return [
+        Task(loop, generation, rows, loop.config.cycle.rows, asked)
+        for loop, generation, rows, asked in zip(group, generations, training, probes, strict=True)
+    ]
 
 
 def results(path: Path) -> dict[str, bytes]:

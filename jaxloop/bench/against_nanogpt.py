@@ -10,6 +10,7 @@ import numpy as np
 from jaxloop.bench.nanogpt import Peer
 from jaxloop.bench.speed import Bench, describe_machine, spread
 from jaxloop.config.schema import Config, loops
+from jaxloop.loop.interfaces import Task
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import row_count
 from jaxloop.runs.environment import prepare
@@ -109,11 +110,15 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
         chosen = slice(seed, seed + count)
         training, probes = [rows for rows, _ in drawn[chosen]], [{"held_out": probe} for probe in held_out[chosen]]
         begun = time.perf_counter()
-        started = learners[count].start(all_loops[chosen], [0] * count, training, probes)
+        tasks = [
+            Task(loop, 0, rows, cycle.rows, asked)
+            for loop, rows, asked in zip(all_loops[chosen], training, probes, strict=True)
+        ]
+        started = learners[count].start(tasks)
         outcomes, spent = learners[count].finish(started, lambda _: None)
         sampled = time.perf_counter()
         for outcome in outcomes:
-            _measure(outcome.sampled_NxT)
+            _measure(outcome.points)
         ended = time.perf_counter()
         return [spent.train, spent.sample, ended - sampled, ended - begun], outcomes
 

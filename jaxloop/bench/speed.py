@@ -12,20 +12,21 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.learners.placement import peak_memory_bytes
+from jaxloop.learners.transformer.costs import operations_per_position
 from jaxloop.learners.transformer.sample import Work
 from jaxloop.learners.transformer.train import looks
-from jaxloop.loop.interfaces import Outcome, Record, Seconds, State
+from jaxloop.loop.interfaces import Record, Seconds, State, Written
 from jaxloop.loop.memories import first
 from jaxloop.runs.environment import prepare, processor_name
-from jaxloop.runs.programs import operations_per_position
+from jaxloop.runs.measuring import tables_of
 from jaxloop.runs.resources import core_count
-from jaxloop.runs.runner import tables_of
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 from jaxloop.systems.logic.yardsticks import REAL, Yardsticks
+from jaxloop.systems.registry import system_of
 
 # What one round of training should take; it takes a number of steps that is guessed from the machine's ceiling.
 _ROUND_SECONDS = 2.0
@@ -155,9 +156,10 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
         say(f"{count} loop{'s' if count > 1 else ''}: training, {round_steps} steps a round")
         subject.without_looks()
         seconds = [subject.train_round() for _ in range(repeats + 1)][1:]
-        flops = subject.positions_per_step * operations_per_position(config, subject.learner.shape.row_tokens)
+        row_tokens = subject.learner.shape.row_tokens
+        flops = subject.positions_per_step * operations_per_position(config, VOCABULARY, row_tokens)
         part["training"] = {
-            "row_tokens": subject.learner.shape.row_tokens,
+            "row_tokens": row_tokens,
             "chunk_rows": subject.learner.shape.chunk_rows,
             "useful_tokens_per_step": subject.tokens_per_step,
             "computed_positions_per_step": subject.positions_per_step,
@@ -213,8 +215,8 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
     loop = loops(config)[0]
     yardsticks = Yardsticks(config)
     real = len(yardsticks.real_rows(loop.seed).tokens_NxT)
-    outcome = Outcome(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)
-    record = Record(loop, State(0, first(config.cycle, rows_NxT), rows_NxT), outcome, Seconds(0.0, 0.0, {}))
+    written = Written(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)
+    record = Record(loop, State(0, first(config.cycle, rows_NxT), rows_NxT), written, Seconds(0.0, 0.0, {}))
     seconds = {"verifying": [], "diversity": [], "everything, those two included": []}
     for _ in range(repeats + 1):
         times = [time.perf_counter()]
@@ -222,7 +224,7 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
         times.append(time.perf_counter())
         measures.diversity(rows_NxT)
         times.append(time.perf_counter())
-        tables_of(record, yardsticks)
+        tables_of(record, yardsticks, system_of(config))
         times.append(time.perf_counter())
         for name, spent in zip(seconds, np.diff(times), strict=True):
             seconds[name].append(float(spent))
@@ -232,7 +234,9 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
 def steps_of_a_round(config: Config, flops_per_second: float) -> int:
     """Steps that take about as long as a round should, if a third of the ceiling is reached."""
     tokens = config.train.batch_expressions * (language_of(config.language).mean_tokens + 1)
-    step_seconds = tokens * operations_per_position(config, config.model.context_tokens) / (flops_per_second / 3)
+    step_seconds = (
+        tokens * operations_per_position(config, VOCABULARY, config.model.context_tokens) / (flops_per_second / 3)
+    )
     return int(np.clip(_ROUND_SECONDS / step_seconds, 1, 200))
 
 

@@ -4,7 +4,7 @@ Legend: N rows, P rows that are probed.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,10 +16,10 @@ class Source(Protocol):
     """Where real rows come from."""
 
     def first_rows(self, config: Config, seed: int) -> np.ndarray:
-        """The rows (N, T) that train a loop's first generation."""
+        """The n rows (n, ...) that train a loop's first generation."""
 
     def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
-        """So many independent rows (N, T), drawn for a generation."""
+        """So many independent rows (count, ...), drawn for a generation."""
 
 
 class State(NamedTuple):
@@ -27,22 +27,32 @@ class State(NamedTuple):
 
     generation: int  # the last one finished
     carry: Carry  # what trained it
-    sampled_NxT: np.ndarray  # what its model wrote
+    sampled: np.ndarray  # (n, ...), what its model wrote
 
 
-class Outcome(NamedTuple):
-    """What one loop's learner gives back for one generation."""
+class Task(NamedTuple):
+    """What a learner is to do for one loop in one generation."""
 
-    sampled_NxT: np.ndarray  # uint8, all n rows that were started, finished
-    sampled_log_prob_N: np.ndarray  # nats, of each under the distribution that wrote it
+    loop: Loop
+    generation: int
+    training: np.ndarray  # (N, ...), the rows that it is fitted to
+    count: int  # rows to write
+    probes: dict[str, Any]  # by name, rows whose probability is asked for, as `Learner.probe` made them
+
+
+class Written(NamedTuple):
+    """What a learner gives back for one task."""
+
+    points: np.ndarray  # (count, ...), all rows that were started, finished
+    log_prob_N: np.ndarray | None  # nats, of each under the distribution that wrote it; None: there is no density
     probed: dict[str, np.ndarray]  # of each probe, (2, P) nats: plain, and with the sampling temperature applied
     columns: dict[str, float]  # what the learner says of itself
-    parameters: dict
+    parameters: dict  # nested, of arrays; empty where there is nothing to keep
     diverged: bool  # training came to nothing: there is nothing to go on with
 
 
 class Seconds(NamedTuple):
-    """How long a learner took, for all loops that it computed beside each other."""
+    """How long a learner took, for all tasks that it did beside each other."""
 
     train: float
     sample: float
@@ -52,21 +62,37 @@ class Seconds(NamedTuple):
 class Learner(Protocol):
     """What is fitted to rows, and writes rows."""
 
-    places: int  # how many loops it takes at once
+    places: int  # how many tasks it takes at once
 
     def smaller(self) -> "Learner | None":
-        """A learner of the same loops that computes half as many at once, where memory has run out; None: it cannot."""
+        """A learner of the same loops that takes half as many tasks, where memory has run out; None: it cannot."""
 
-    def probe(self, tokens_NxT: np.ndarray) -> object:
+    def probe(self, points: np.ndarray) -> Any:
         """Rows whose probability will be asked for, as the learner wants to have them."""
 
-    def start(
-        self, loops: list[Loop], generations: list[int], training: list[np.ndarray], probes: list[dict[str, object]]
-    ) -> object:
-        """Set the work of a generation of each loop going, and return at once."""
+    def start(self, tasks: list[Task]) -> Any:
+        """Set the work of these tasks going, and return at once; probes of one name have as many rows in all."""
 
-    def finish(self, started: object, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
+    def finish(self, started: Any, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
         """Wait for it; calls `watch` again and again with the share of it that is done."""
+
+
+class ModelLearner(Learner, Protocol):
+    """A learner whose models are trained by programs that are compiled for devices."""
+
+    loops_per_device: int  # mapped together
+
+    def device_bytes(self, task: Task) -> int:
+        """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
+
+    def estimate(self, tasks: list[Task], due: dict[str, float], growth: float) -> "Estimate":
+        """Compile the programs, and time a few of their steps.
+
+        Args:
+          tasks: of generation 0 of the first loops, at most `places`.
+          due: of each probe, the share of the generations in which it is asked for.
+          growth: to so many times those of generation 0 the training rows grow, in the mean.
+        """
 
 
 class Record(NamedTuple):
@@ -74,5 +100,30 @@ class Record(NamedTuple):
 
     loop: Loop
     state: State
-    outcome: Outcome
+    written: Written
     seconds: Seconds
+
+
+class Program(NamedTuple):
+    """What a learner compiles once, for all loops that share it."""
+
+    config: Config  # of the first of them: what decides the program is the same in all
+    loops: list[Loop]
+
+
+class Part(NamedTuple):
+    """Some of the memory that a run needs."""
+
+    bytes: float
+    what: str
+    remedy: str  # which settings make it less
+    machine_share: float = 1.0  # of what lies on a device how much is the machine's
+
+
+class Estimate(NamedTuple):
+    """What a learner's work costs, as it was tried on this machine."""
+
+    parameters: int  # of a model
+    generation_seconds: float  # of as many loops as it takes at once
+    device_bytes: int  # on each device
+    timing_seconds: float  # that were spent on timing, and not on compiling

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jaxloop.config.schema import Loop
 from jaxloop.loop import memories
-from jaxloop.loop.interfaces import Learner, Record, Source, State
+from jaxloop.loop.interfaces import Learner, Record, Source, State, Task
 from jaxloop.loop.keys import Purpose, host_generator
 
 
@@ -21,7 +21,7 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
     generation = state.generation + 1
     draw_fresh = functools.partial(source.fresh_rows, loop.config, loop.seed, generation)
     chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
-    return memories.following(settings, state.carry, generation, state.sampled_NxT, draw_fresh, chooser)
+    return memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
 
 
 def run_loops(
@@ -67,16 +67,19 @@ def run_loops(
             group = due[: learner.places]
             generations = [generation_of(loop) for loop in group]
             carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
-            training = [carry.training.points for carry in carries]
-            started = learner.start(group, generations, training, list(map(probes, group, generations)))
+            tasks = [
+                Task(loop, generation, carry.training.points, loop.config.cycle.rows, probes(loop, generation))
+                for loop, generation, carry in zip(group, generations, carries, strict=True)
+            ]
+            started = learner.start(tasks)
             keep_finished()
-            outcomes, seconds = learner.finish(started, functools.partial(watch, group, min(generations)))
-            for loop, generation, carry, outcome in zip(group, generations, carries, outcomes, strict=True):
-                if outcome.diverged:
-                    diverged[loop.index] = loop, generation
+            written_by_task, seconds = learner.finish(started, functools.partial(watch, group, min(generations)))
+            for task, carry, written in zip(tasks, carries, written_by_task, strict=True):
+                if written.diverged:
+                    diverged[task.loop.index] = task.loop, task.generation
                     continue
-                states[loop.index] = State(generation, carry, outcome.sampled_NxT)
-                unkept.append(Record(loop, states[loop.index], outcome, seconds))
+                states[task.loop.index] = State(task.generation, carry, written.points)
+                unkept.append(Record(task.loop, states[task.loop.index], written, seconds))
         keep_finished()
     except BaseException:
         # Whatever breaks off, or may be gone on with: what is finished is kept.

@@ -7,46 +7,45 @@ import jax
 
 from jaxloop.errors import RunError
 from jaxloop.learners.placement import device_memory_bytes
-from jaxloop.learners.transformer.learner import TransformerLearner
-from jaxloop.loop.interfaces import Learner
+from jaxloop.loop.interfaces import Learner, ModelLearner, Program, Task
 from jaxloop.runs import costs
-from jaxloop.runs.programs import Program
-from jaxloop.systems.logic.learners import reference_learner, transformer_learner
-from jaxloop.systems.logic.source import first_rows
-from jaxloop.systems.logic.yardsticks import Yardsticks, probes_of
+from jaxloop.runs.measuring import probes_of
+from jaxloop.systems.interfaces import Measures, System
 
 # What XLA plans is not all: its allocator leaves gaps, and results of one group wait while the next one begins.
 _USABLE_SHARE = 0.8
 
 
-def make_learner(program: Program, yardsticks: dict[int, Yardsticks]) -> Learner:
+def make_learner(program: Program, system: System, measures: dict[int, Measures]) -> Learner:
     """The learner of a program's loops.
 
-    On a CPU there is one on each core, or on fewer where the memory that is free holds no more. On accelerators all
-    loops are mapped together, or as many as fit by what XLA plans for them. `population.loops_per_device` has the last
-    word.
+    On a CPU one model is trained on each core, or on fewer where the memory that is free holds no more. On accelerators
+    all loops are mapped together, or as many as fit by what XLA plans for them. `population.loops_per_device` has the
+    last word.
     """
-    if program.config.learner.name != "transformer":
-        return reference_learner()
-    chosen, limit = program.config.population.loops_per_device, device_memory_bytes()
+    config, loop_count = program.config, len(program.loops)
+    if not system.trains(config):
+        return system.learner(config, loop_count)
+    chosen, limit = config.population.loops_per_device, device_memory_bytes()
     if limit is None and jax.default_backend() == "cpu" and not chosen:
-        return transformer_learner(program.config, min(len(program.loops), costs.fitting_places(program)))
-    learner = transformer_learner(program.config, len(program.loops))
+        return system.learner(config, min(loop_count, costs.fitting_places(program, system)))
+    learner = system.learner(config, loop_count)
     if limit is None or chosen:
         return learner
-    needed = needed_bytes(learner, program, yardsticks)
+    needed = needed_bytes(learner, program, system, measures)
     fitting = int(learner.loops_per_device * _USABLE_SHARE * limit / needed)
     if fitting >= learner.loops_per_device:
         return learner
-    population = program.config.population.model_copy(update={"loops_per_device": max(fitting, 1)})
-    return transformer_learner(program.config.model_copy(update={"population": population}), len(program.loops))
+    population = config.population.model_copy(update={"loops_per_device": max(fitting, 1)})
+    return system.learner(config.model_copy(update={"population": population}), loop_count)
 
 
-def needed_bytes(learner: TransformerLearner, program: Program, yardsticks: dict[int, Yardsticks]) -> int:
+def needed_bytes(learner: ModelLearner, program: Program, system: System, measures: dict[int, Measures]) -> int:
     """Memory that the loops of a program take on each device."""
     loop = program.loops[0]
-    asked = probes_of(yardsticks, learner)(loop, 0)
-    return learner.device_bytes(loop, first_rows(loop.config, loop.seed), list(asked.values()))
+    asked = probes_of(measures, learner)(loop, 0)
+    rows = system.first_rows(loop.config, loop.seed)
+    return learner.device_bytes(Task(loop, 0, rows, loop.config.cycle.rows, asked))
 
 
 def ran_out(error: BaseException) -> bool:

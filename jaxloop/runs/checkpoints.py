@@ -10,24 +10,16 @@ from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.files import digest, write_whole
 from jaxloop.loop.interfaces import State
-from jaxloop.systems.logic.judge import Judgement
 
 CHECKPOINTS_KEPT = 2  # of each loop, the newest
 
 
-def save_samples(run: Path, loop: Loop, state: State, judgement: Judgement, log_prob_N: np.ndarray) -> str:
+def save_samples(run: Path, loop: Loop, generation: int, arrays: dict[str, np.ndarray]) -> str:
     """Write the samples of a generation, and what is known of each; their digest."""
     layout.make_loop_folder(run, "samples", loop.index)
     content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        tokens=np.ascontiguousarray(state.sampled_NxT),
-        verdict=judgement.verdict_N,
-        fault=judgement.fault_N,
-        depth=judgement.depth_N,
-        log_prob=log_prob_N,
-    )
-    write_whole(layout.samples_path(run, loop.index, state.generation), content.getvalue())
+    np.savez_compressed(content, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    write_whole(layout.samples_path(run, loop.index, generation), content.getvalue())
     return digest(content.getvalue())
 
 
@@ -44,7 +36,7 @@ def save_checkpoint(run: Path, loop: Loop, state: State) -> dict[str, str]:
         for name, rows in state.carry._asdict().items()
         for field, array in rows._asdict().items()
     }
-    np.savez(content, sampled_NxT=np.ascontiguousarray(state.sampled_NxT), **carried)
+    np.savez(content, sampled=np.ascontiguousarray(state.sampled), **carried)
     write_whole(folder / layout.STATE, content.getvalue())
     return {layout.STATE: digest(content.getvalue())}
 

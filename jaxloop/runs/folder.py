@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from jaxloop import layout
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import DamageError, InputError, RunError
@@ -17,7 +19,6 @@ from jaxloop.runs.opening import empty, holds_a_run, require_same, write_config
 from jaxloop.runs.restore import restore_loop
 from jaxloop.runs.stored import Seal, StoredRun, settings_digest
 from jaxloop.runs.tables import extend_table, joined_tables, whole_table, write_table
-from jaxloop.systems.logic.judge import Judgement
 
 # How old the tables at the top may get while loops finish generations, and how much of the time joining them may take.
 _JOIN_SECONDS, _JOIN_SHARE = 20, 0.05
@@ -118,21 +119,26 @@ class RunFolder:
         """The rows of metrics.csv of every loop that has been restored, by loop and generation."""
         return self._restored
 
-    def save(self, record: Record, judgement: Judgement, tables: dict[str, list[dict]]) -> None:
+    def save(self, record: Record, arrays: dict[str, np.ndarray], tables: dict[str, list[dict]]) -> None:
         """Keep one finished generation of one loop.
+
+        Args:
+          record: what the loop goes on from, and the model.
+          arrays: what is stored of its samples.
+          tables: their rows.
 
         Raises:
           RunError: the disk is full or cannot be written; what was saved before is whole.
         """
-        loop, state, outcome = record.loop, record.state, record.outcome
+        loop, state, parameters = record.loop, record.state, record.written.parameters
         before = self._seals.get(loop.index) or _nothing_of(loop)
         if len(before.samples) > state.generation:
             return  # It is kept already: what was interrupted right after that asks a second time.
         try:
             self._require_place()
             # Before the seal, so that a loop that is finished has its newest model.
-            model_is_written = self._models.write_due(loop, state.generation, outcome.parameters)
-            samples = save_samples(self.path, loop, state, judgement, outcome.sampled_log_prob_N)
+            model_is_written = self._models.write_due(loop, state.generation, parameters)
+            samples = save_samples(self.path, loop, state.generation, arrays)
             seal = Seal(
                 settings=before.settings,
                 tables={
@@ -144,7 +150,7 @@ class RunFolder:
             layout.make_loop_folder(self.path, "seals", loop.index)
             write_whole(layout.seal_path(self.path, loop.index, state.generation), seal_json(seal._asdict()))
             self._seals[loop.index] = seal
-            self._models.follow(loop, state.generation, outcome.parameters, model_is_written)
+            self._models.follow(loop, state.generation, parameters, model_is_written)
             forget_before(self.path, loop, state.generation - CHECKPOINTS_KEPT)
             if time.monotonic() - self._joined_at > self._join_pause:
                 self.join()

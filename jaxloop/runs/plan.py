@@ -7,22 +7,24 @@ all pairs, and those are counted. So a plan takes seconds, whatever the rows, th
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxloop.config.schema import Config, LanguageSettings, Loop, loops
-from jaxloop.learners.reference.learner import ReferenceLearner
+from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.loop.interfaces import Part, Program
 from jaxloop.loop.memories import memory_of
-from jaxloop.runs.capacity import make_learner, needed_bytes
+from jaxloop.runs.capacity import make_learner
 from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT
-from jaxloop.runs.costs import Part, carried_rows, places_of, require_memory
+from jaxloop.runs.costs import carried_rows, places_of, require_memory
 from jaxloop.runs.environment import prepare
-from jaxloop.runs.programs import Program, programs, training_operations, weight_count
-from jaxloop.runs.trials import DeviceTrial, HostTrial, WholeTrial, host_trial, pair_counts, pair_seconds, whole_trial
-from jaxloop.systems.logic.yardsticks import yardsticks_of
+from jaxloop.runs.measuring import measures_of
+from jaxloop.runs.programs import programs, training_operations
+from jaxloop.runs.trials import HostTrial, WholeTrial, host_trial, model_trial, pair_counts, pair_seconds, whole_trial
+from jaxloop.systems.interfaces import System
+from jaxloop.systems.registry import system_of
 
 _TRIAL_ROWS = (200, 2000)
 # So many programs are compiled in any case, and more of them for so many seconds; the others are judged by those.
@@ -39,13 +41,13 @@ class ProgramPlan(NamedTuple):
     """What is expected of one program."""
 
     program: Program
-    parameters: int  # of a model; 0 for a reference learner
+    parameters: int  # of a model; 0 where none is trained
     loops_at_once: int
     compile_seconds: float
     generation_seconds: float  # of as many loops as are computed at once
     seconds: float  # of all generations of all loops
     measure_seconds: float  # of measuring them and keeping them, beside that
-    device_bytes: int  # on each device; 0 for a reference learner, and where the program was not compiled
+    device_bytes: int  # on each device; 0 where no model is trained, or the program was not compiled
 
 
 class Plan(NamedTuple):
@@ -82,24 +84,24 @@ def plan(config: Config, say: Callable[[str], None]) -> Plan:
       InputError: the run cannot fit into memory.
     """
     prepare()
-    found = programs(loops(config))
+    found, system = programs(loops(config)), system_of(config)
     warnings: list[str] = []
-    memory = require_memory(found, warnings.append)
+    memory = require_memory(found, system, warnings.append)
     say("trying the measures on a few rows")
-    hosts = _HostPlan([loop for program in found for loop in program.loops])
+    hosts = _HostPlan([loop for program in found for loop in program.loops], system)
     compiled, begun_compiling = {}, time.monotonic()
-    trained = [place for place, program in enumerate(found) if program.config.learner.name == "transformer"]
+    trained = [place for place, program in enumerate(found) if system.trains(program.config)]
     for place in _spread(trained):
         if len(trained) > _COMPILED and compiled and time.monotonic() - begun_compiling > _COMPILING_SECONDS:
             break
         say(f"program {place + 1}: compiling, and timing a few steps")
-        compiled[place] = _compiled_plan(found[place], hosts)
+        compiled[place] = _compiled_plan(found[place], system, hosts)
     planned = [
         compiled[place]
         if place in compiled
-        else _reference_plan(program, hosts)
-        if program.config.learner.name != "transformer"
-        else _like(program, list(compiled.values()), hosts)
+        else _like(program, system, list(compiled.values()), hosts)
+        if system.trains(program.config)
+        else _tried_plan(program, system, hosts)
         for place, program in enumerate(found)
     ]
     return Plan(
@@ -128,29 +130,26 @@ def _rounds(program: Program, at_once: int) -> int:
     return math.ceil(_generations(program) / at_once)
 
 
-def _compiled_plan(program: Program, hosts: "_HostPlan") -> ProgramPlan:
+def _compiled_plan(program: Program, system: System, hosts: "_HostPlan") -> ProgramPlan:
     """The plan of a program whose steps are timed."""
     begun = time.perf_counter()
-    yardsticks = yardsticks_of(program.loops[: places_of(program)])
-    learner = make_learner(program, yardsticks)
-    needed = needed_bytes(learner, program, yardsticks)
-    trial = DeviceTrial(program, learner, yardsticks)
-    compile_seconds = time.perf_counter() - begun
-    seconds = trial.generation_seconds()
+    measures = measures_of(system, program.loops[: places_of(program, system)])
+    learner = make_learner(program, system, measures)
+    trial = model_trial(program, system, learner, measures)
     at_once = min(learner.places, len(program.loops))
     return ProgramPlan(
         program=program,
         parameters=trial.parameters,
         loops_at_once=at_once,
-        compile_seconds=compile_seconds,
-        generation_seconds=seconds,
-        seconds=_rounds(program, at_once) * seconds,
+        compile_seconds=max(time.perf_counter() - begun - trial.timing_seconds, 0.0),
+        generation_seconds=trial.generation_seconds,
+        seconds=_rounds(program, at_once) * trial.generation_seconds,
         measure_seconds=hosts.measure_seconds(program),
-        device_bytes=needed,
+        device_bytes=trial.device_bytes,
     )
 
 
-def _like(program: Program, timed: list[ProgramPlan], hosts: "_HostPlan") -> ProgramPlan:
+def _like(program: Program, system: System, timed: list[ProgramPlan], hosts: "_HostPlan") -> ProgramPlan:
     """The plan of a program like one that was timed, by the operations of both."""
 
     def ratio(other: ProgramPlan) -> float:
@@ -166,7 +165,7 @@ def _like(program: Program, timed: list[ProgramPlan], hosts: "_HostPlan") -> Pro
     )
     return ProgramPlan(
         program,
-        weight_count(program.config.model),
+        system.model_cost(program.config).weights,
         at_once,
         0.0,
         seconds,
@@ -176,8 +175,9 @@ def _like(program: Program, timed: list[ProgramPlan], hosts: "_HostPlan") -> Pro
     )
 
 
-def _reference_plan(program: Program, hosts: "_HostPlan") -> ProgramPlan:
-    at_once = min(ReferenceLearner.places, len(program.loops))
+def _tried_plan(program: Program, system: System, hosts: "_HostPlan") -> ProgramPlan:
+    """The plan of a program whose learner takes milliseconds."""
+    at_once = places_of(program, system)
     seconds = hosts.learn_seconds(program)
     return ProgramPlan(
         program, 0, at_once, 0.0, seconds / _rounds(program, at_once), seconds, hosts.measure_seconds(program), 0
@@ -185,20 +185,21 @@ def _reference_plan(program: Program, hosts: "_HostPlan") -> ProgramPlan:
 
 
 class _HostPlan:
-    """What the host has to do in a run: reference learners, measures, files."""
+    """What the host has to do in a run: learners of milliseconds, measures, files."""
 
-    def __init__(self, every_loop: list[Loop]):
+    def __init__(self, every_loop: list[Loop], system: System):
         """Try it on a few rows."""
+        self._system = system
         self._trials: dict[tuple, list[HostTrial]] = {}
         self._wholes: dict[tuple, WholeTrial] = {}
-        self._pair_seconds: dict[LanguageSettings, float] = {}
+        self._pair_seconds: dict[Hashable, float] = {}
         begun, self.begin_seconds, self.disk_bytes, self.files = set(), 0.0, 0.0, _FILES
         for loop in every_loop:
             config, trials = loop.config, self._trials_of(loop)
             cycle, generations = config.cycle, config.cycle.generations
-            width = config.model.context_tokens
-            asked = cycle.rows + config.measure.held_out_rows
-            alike = config.language, config.measure, cycle.rows, cycle.first_mass_share, width
+            width = system.row_format(config).bytes
+            asked = cycle.rows + system.held_out_rows(config)
+            alike = system.measured_alike(config)
             if alike not in begun:
                 self.begin_seconds += self._whole_of(loop).begin_seconds
             if (alike, loop.seed) not in begun:
@@ -207,43 +208,46 @@ class _HostPlan:
             checkpoint = carried_rows(config) * (width + 5) + cycle.rows * width
             kept = min(generations, CHECKPOINTS_KEPT)
             written = _extended(trials, "sample_bytes", cycle.rows) + _extended(trials, "table_bytes", cycle.rows)
-            models = _model_count(config)
-            self.disk_bytes += generations * written + kept * checkpoint + models * 4 * weight_count(config.model)
+            self.disk_bytes += generations * written + kept * checkpoint
+            models = _model_count(config, system)
+            self.disk_bytes += models * 4 * system.model_cost(config).weights if models else 0
             self.files += generations + trials[-1].files + models * _MODEL_FILES
-        self._pairs = _pairs_of(every_loop)
+        self._pairs = _pairs_of(every_loop, system)
 
     def _whole_of(self, loop: Loop) -> WholeTrial:
         config = loop.config
-        if not config.measure.enumerate_every_generations:
+        if not self._system.whole_rows(config):
             return WholeTrial(0.0, 0.0, 0.0)
-        alike = config.language, config.learner, config.model.context_tokens
+        alike = self._like(config), config.learner
         if alike not in self._wholes:
-            self._wholes[alike] = whole_trial(loop)
+            self._wholes[alike] = whole_trial(loop, self._system)
         return self._wholes[alike]
 
     def _trials_of(self, loop: Loop) -> list[HostTrial]:
         config = loop.config
-        often = tuple((every > 0, every == 1) for every in _every(config))
-        alike = config.language, config.learner, config.model.context_tokens, often
+        often = tuple((every > 0, every == 1) for every in self._system.rare(config))
+        alike = self._like(config), config.learner, often
         if alike not in self._trials:
-            self._trials[alike] = [host_trial(loop, rows) for rows in _TRIAL_ROWS]
-        if config.language not in self._pair_seconds:
-            self._pair_seconds[config.language] = pair_seconds(config)
+            self._trials[alike] = [host_trial(loop, self._system, rows) for rows in _TRIAL_ROWS]
+        if alike[0] not in self._pair_seconds:
+            self._pair_seconds[alike[0]] = pair_seconds(config, self._system)
         return self._trials[alike]
 
+    def _like(self, config: Config) -> Hashable:
+        """What loops have in common of which one is tried."""
+        return self._system.measured_alike(self._system.smaller(config, _TRIAL_ROWS[0], False))
+
     def learn_seconds(self, program: Program) -> float:
-        """Seconds in which reference learners are fitted, write and are asked, of all loops of a program."""
+        """Seconds in which learners on the host are fitted, write and are asked, of all loops of a program."""
         seconds = 0.0
         for loop in program.loops:
             config, trials = loop.config, self._trials_of(loop)
-            cycle, measure = config.cycle, config.measure
-            asked = (cycle.rows + measure.held_out_rows) / 2
+            cycle = config.cycle
+            asked = (cycle.rows + self._system.held_out_rows(config)) / 2
             of_one = _extended(trials, "learn_seconds", _mean_rows(config))
             of_one += _extended(trials, "write_seconds", cycle.rows)
-            of_one += _extended(trials, "probe_seconds", asked) * _due_share(
-                config, measure.distances_every_generations
-            )
-            of_one += self._whole_of(loop).probe_seconds * _due_share(config, measure.enumerate_every_generations)
+            of_one += _extended(trials, "probe_seconds", asked) * _due_share(config, self._system.probed_every(config))
+            of_one += self._whole_of(loop).probe_seconds * _due_share(config, self._system.whole_every(config))
             seconds += cycle.generations * of_one
         return seconds
 
@@ -253,29 +257,25 @@ class _HostPlan:
         for loop in program.loops:
             config, trials = loop.config, self._trials_of(loop)
             rows, generations = config.cycle.rows, config.cycle.generations
-            measure = config.measure
-            rare = max((_due_share(config, every) for every in _every(config) if every > 1), default=0.0)
+            often = self._system.rare(config)
+            rare = max((_due_share(config, every) for every in often if every > 1), default=0.0)
             due = trials[-1].often_share + (1 - trials[-1].often_share) * rare
             of_one = due * _extended(trials, "measure_seconds", rows)
             of_one += _extended(trials, "training_seconds", _mean_rows(config))
             of_one += _extended(trials, "keep_seconds", rows)
             of_one += trials[-1].keep_growth_seconds * (generations - 1) / 2
-            of_one += self._whole_of(loop).measure_seconds * _due_share(config, measure.enumerate_every_generations)
-            seconds += _model_count(config) * _MODEL_SECONDS
-            seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[config.language]
+            of_one += self._whole_of(loop).measure_seconds * _due_share(config, self._system.whole_every(config))
+            seconds += _model_count(config, self._system) * _MODEL_SECONDS
+            seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[self._like(config)]
         return seconds
 
 
-def _model_count(config: Config) -> int:
+def _model_count(config: Config, system: System) -> int:
     """Models of a loop that are on the disk when it has come to its end: the newest, and those that stay."""
-    if config.learner.name != "transformer":
+    if not system.trains(config):
         return 0
     every, last = config.store.models_every_generations, config.cycle.generations - 1
     return len({last, *range(0, last + 1, every)}) if every else 1
-
-
-def _every(config: Config) -> tuple[int, int]:
-    return config.measure.structure_every_generations, config.measure.distances_every_generations
 
 
 def _due_share(config: Config, every: int) -> float:
@@ -297,13 +297,16 @@ def _extended(trials: list[HostTrial], name: str, rows: float) -> float:
     return max(less + slope * (rows - fewer), 0.3 * less)
 
 
-def _pairs_of(every_loop: list[Loop]) -> Callable[[Loop], float]:
+def _pairs_of(every_loop: list[Loop], system: System) -> Callable[[Loop], float]:
     """Build the function that says of how many pairs the distances are measured in all generations of a loop."""
 
     def alike(loop: Loop) -> tuple:
         config = loop.config
-        return config.cycle, config.language, config.learner.name == "resample"
+        like = system.measured_alike(system.smaller(config, _TRIAL_ROWS[0], False))
+        return config.cycle, like, config.learner.name == "resample"
 
+    if system.pairwise() is None:
+        return lambda loop: 0.0
     first_of = {}
     for loop in every_loop:
         first_of.setdefault(alike(loop), loop)
@@ -317,7 +320,7 @@ def _pairs_of(every_loop: list[Loop]) -> Callable[[Loop], float]:
 
     counted = {}
     for key in chosen:
-        samples, training = pair_counts(first_of[key])
+        samples, training = pair_counts(first_of[key], system)
         counted[key] = 2 * samples + training  # of true samples by themselves, too
     share = sum(counted.values()) / sum(most(first_of[key]) for key in chosen)
     return lambda loop: counted.get(alike(loop), share * most(loop))

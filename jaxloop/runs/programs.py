@@ -1,21 +1,11 @@
 """Which loops of a run go through the same compiled programs, and in which order the programs are run."""
 
-import functools
-from typing import NamedTuple
-
-from jaxloop.config.schema import KNOBS, Config, LanguageSettings, Loop, ModelSettings
+from jaxloop.config.schema import KNOBS, Config, Loop
+from jaxloop.loop.interfaces import Program
 from jaxloop.loop.memories import memory_of
-from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import VOCABULARY
+from jaxloop.systems.registry import system_of
 
 _SECTIONS = ("language", "learner", "model", "train", "sample")
-
-
-class Program(NamedTuple):
-    """What a learner compiles once, for all loops that share it."""
-
-    config: Config  # of the first of them: what decides the program is the same in all
-    loops: list[Loop]
 
 
 def programs(loops: list[Loop]) -> list[Program]:
@@ -41,27 +31,5 @@ def _what_decides(config: Config) -> tuple:
 
 
 def training_operations(config: Config) -> float:
-    """About how many floating-point operations it takes to train all models of a loop, padding not counted."""
-    if config.learner.name != "transformer":
-        return 0.0
-    tokens = config.train.steps * config.train.batch_expressions * (_mean_tokens(config.language) + 1)
-    return config.cycle.generations * tokens * operations_per_position(config, config.model.context_tokens)
-
-
-@functools.cache
-def _mean_tokens(language: LanguageSettings) -> float:
-    return language_of(language).mean_tokens
-
-
-def weight_count(model: ModelSettings) -> int:
-    """Numbers in a model, all of them."""
-    width, layers = model.width, model.layers
-    return 12 * width**2 * layers + (2 * layers + 1) * width + (VOCABULARY.size + model.context_tokens) * width
-
-
-def operations_per_position(config: Config, row_tokens: int) -> float:
-    """Operations of a training step for each position: forward, and twice as many backward; products of matrices."""
-    model = config.model
-    matrices = 12 * model.width**2 * model.layers + VOCABULARY.size * model.width
-    attention = 2 * row_tokens * model.width * model.layers
-    return 3 * 2 * (matrices + attention)
+    """About how many floating-point operations it takes to train all models of a loop; 0 where none are trained."""
+    return system_of(config).training_operations(config)

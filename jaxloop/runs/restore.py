@@ -22,8 +22,8 @@ from jaxloop.runs.stored import (
     require_digest,
     sealed_table,
 )
-from jaxloop.runs.tables import cut_to_seal, top_rows, whole_table, write_table
-from jaxloop.systems.logic.judge import Judgement
+from jaxloop.runs.tables import cut_to_seal, whole_table, write_table
+from jaxloop.systems.registry import system_of
 
 
 class Restored(NamedTuple):
@@ -136,9 +136,9 @@ def _with_spare_tables(run: Path, loop: Loop, generation: int, seal: Seal, warn:
 
 def _top_samples(run: Path, loop: Loop, last: int, seal: Seal) -> list[dict]:
     """The rows of top_samples.csv of all generations of a loop, from their samples."""
-    rows = []
-    for generation in range(last + 1):
-        saved = read_samples(run, loop, seal, generation)
-        judgement = Judgement(saved["verdict"], saved["fault"], saved["depth"])
-        rows += top_rows(loop, generation, saved["tokens"], judgement)
-    return rows
+    system = system_of(loop.config)
+    return [
+        {"loop": loop.index, "seed": loop.seed, "generation": generation, **row}
+        for generation in range(last + 1)
+        for row in system.top_rows(read_samples(run, loop, seal, generation))
+    ]

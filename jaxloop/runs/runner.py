@@ -1,7 +1,6 @@
 """One run, from its config to its figures: puts source, learner, measures and run folder together around the loop."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +12,7 @@ from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
-from jaxloop.loop.interfaces import Record, State
-from jaxloop.loop.rows import provenance_counts
+from jaxloop.loop.interfaces import Program, Record, State
 from jaxloop.loop.run_loops import run_loops
 from jaxloop.report.answer import answer_lines
 from jaxloop.runs import hosts
@@ -23,11 +21,10 @@ from jaxloop.runs.costs import require_memory
 from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.environment import complaints, prepare
 from jaxloop.runs.folder import RunFolder
-from jaxloop.runs.programs import Program, programs
-from jaxloop.runs.tables import top_rows
-from jaxloop.systems.logic import measures, source
-from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks, is_due, probes_of, yardsticks_of
-from jaxloop.systems.registry import columns_of
+from jaxloop.runs.measuring import measures_of, probes_of, samples_of, tables_of
+from jaxloop.runs.programs import programs
+from jaxloop.systems.interfaces import Measures, System
+from jaxloop.systems.registry import system_of
 
 
 class Display(Protocol):
@@ -47,44 +44,6 @@ class Display(Protocol):
 
     def warn(self, message: str) -> None:
         """Something is not as it should be, and the run goes on."""
-
-
-def tables_of(record: Record, yardsticks: Yardsticks) -> tuple[measures.Judgement, dict[str, list[dict]]]:
-    """All that is measured of one generation of one loop, as rows of the run folder's tables."""
-    loop, state, outcome, spent = record.loop, record.state, record.outcome, record.seconds
-    place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
-    begun = time.perf_counter()
-    judgement = measures.verdicts(state.sampled_NxT)
-    structure_due = is_due(loop.config.measure.structure_every_generations, state.generation)
-    distances, tails = yardsticks.measure(record, judgement)
-    columns = {
-        **place,
-        **loop.axes,
-        "control": int(loop.config.cycle.fresh_only),
-        **measures.measure_rows(state.sampled_NxT, judgement),
-        **measures.measure_structure(state.sampled_NxT, judgement, structure_due),
-        **measures.measure_training(state.sampled_NxT, state.carry.training),
-        "source_entropy_nats": yardsticks.source_entropy_nats,
-        **distances,
-        **outcome.columns,
-    }
-    seconds = {
-        "train_seconds": spent.train,
-        "sample_seconds": spent.sample,
-        "probe_seconds": sum(seconds for name, seconds in spent.probes.items() if name != WHOLE),
-        "enumerate_seconds": spent.probes.get(WHOLE, 0.0),
-        "measure_seconds": time.perf_counter() - begun,
-    }
-    return judgement, {
-        "metrics": [columns],
-        "tails": [{**place, **row} for row in tails],
-        "timings": [{**place, **{name: round(value, 4) for name, value in seconds.items()}}],
-        "provenance": [
-            {**place, "kind": kind, "from_generation": origin, "rows": count}
-            for kind, origin, count in provenance_counts(state.carry.training)
-        ],
-        "top_samples": top_rows(loop, state.generation, state.sampled_NxT, judgement),
-    }
 
 
 @memory_in_words()
@@ -119,11 +78,11 @@ def run(
     prepare()
     for complaint in complaints():
         display.warn(complaint)
-    all_loops = loops(config)
+    all_loops, system = loops(config), system_of(config)
     own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
     own_programs = programs(own_loops)
-    do_together("is there memory enough?", lambda: require_memory(own_programs, display.warn))
-    yardsticks = yardsticks_of(all_loops)
+    do_together("is there memory enough?", lambda: require_memory(own_programs, system, display.warn))
+    measures = measures_of(system, all_loops)
 
     def stop_if_requested() -> None:
         if stop_requested():
@@ -134,8 +93,8 @@ def run(
         def keep(record: Record) -> None:
             # What has not been kept must not be gone on from.
             with memory_in_words():
-                judgement, tables = tables_of(record, yardsticks[record.loop.index])
-                folder.save(record, judgement, tables)
+                measured, tables = tables_of(record, measures[record.loop.index], system)
+                folder.save(record, samples_of(record, measured, system), tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
         def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
@@ -148,12 +107,12 @@ def run(
                 display.warn(line)
             states = {}
             for loop in own_loops:
-                state = folder.restore(loop, yardsticks[loop.index].tail_rows, display.warn)
+                state = folder.restore(loop, measures[loop.index].tail_rows, display.warn)
                 states |= {loop.index: state} if state else {}
-            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), columns_of(config))
+            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), system.columns)
             diverged = []
             for program in own_programs:
-                diverged += run_program(program, yardsticks, states, keep, watch, display.warn)
+                diverged += run_program(program, system, measures, states, keep, watch, display.warn)
             if diverged:
                 failure = divergence(diverged)
         except Exception as error:
@@ -175,17 +134,18 @@ def run(
 
 def run_program(
     program: Program,
-    yardsticks: dict[int, Yardsticks],
+    system: System,
+    measures: dict[int, Measures],
     states: dict[int, State],
     keep: Callable[[Record], None],
     watch: Callable[[list[Loop], int, float], None],
     warn: Callable[[str], None],
 ) -> list[tuple[Loop, int]]:
     """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
-    learner = make_learner(program, yardsticks)
+    learner = make_learner(program, system, measures)
     while True:
         try:
-            return run_loops(program.loops, states, source, learner, probes_of(yardsticks, learner), keep, watch)
+            return run_loops(program.loops, states, system, learner, probes_of(measures, learner), keep, watch)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             learner = half_as_many(learner, error)
             warn(f"out of memory: going on with {learner.places} loops at once")

@@ -6,6 +6,7 @@ Only reads, and takes no lock, so that a run may be under way. Nothing that a fo
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_te
 from jaxloop.loop.interfaces import State
 from jaxloop.loop.memories import Carry, memory_of
 from jaxloop.loop.rows import Rows
+from jaxloop.systems.registry import system_of
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
@@ -139,27 +141,27 @@ def _cells(content: bytes, path: Path) -> list[list[str]]:
 
 
 def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str, np.ndarray]:
-    """The samples of a generation: `tokens` (N, T) uint8, and of each `verdict`, `fault`, `depth` and `log_prob`.
+    """The samples of a generation: its rows under the name that the system has for them, and what is kept of each.
 
     Raises:
       DamageError: they are not what was sealed.
     """
-    rows, tokens = loop.config.cycle.rows, loop.config.model.context_tokens
-    expected = {
-        "tokens": (np.uint8, (rows, tokens)),
-        "verdict": (np.int8, (rows,)),
-        "fault": (np.int8, (rows,)),
-        "depth": (np.int32, (rows,)),
-        "log_prob": (np.float64, (rows,)),
-    }
     path = layout.samples_path(run, loop.index, generation)
     content = require_digest(path, most_samples_bytes(loop), seal.samples[generation])
-    return read_arrays(content, path, expected)
+    return read_arrays(content, path, _of_samples(loop))
+
+
+def _of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Dtype and shape of every array that is stored of a generation's samples."""
+    system, rows = system_of(loop.config), loop.config.cycle.rows
+    row = system.row_format(loop.config)
+    kept = {name: (dtype, (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
+    return {row.name: (row.dtype, (rows, *row.shape)), **kept}
 
 
 def most_samples_bytes(loop: Loop) -> int:
     """More than the samples of a generation take."""
-    return loop.config.cycle.rows * (loop.config.model.context_tokens + 16) * 2 + _SLACK_BYTES
+    return 2 * sum(math.prod(shape) * dtype.itemsize for dtype, shape in _of_samples(loop).values()) + _SLACK_BYTES
 
 
 def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
@@ -168,22 +170,22 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
     Raises:
       DamageError: it is not what was sealed.
     """
-    cycle, tokens = loop.config.cycle, loop.config.model.context_tokens
+    cycle, row = loop.config.cycle, system_of(loop.config).row_format(loop.config)
     memory = memory_of(cycle)
     counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}
-    expected = {"sampled_NxT": (np.uint8, (cycle.rows, tokens))}
+    expected = {"sampled": (row.dtype, (cycle.rows, *row.shape))}
     for name, count in counts.items():
         expected |= {
-            f"{name}.points": (np.uint8, (count, tokens)),
+            f"{name}.points": (row.dtype, (count, *row.shape)),
             f"{name}.kind_N": (np.uint8, (count,)),
             f"{name}.generation_N": (np.int32, (count,)),
         }
     path = layout.checkpoint_folder(run, loop.index, generation) / layout.STATE
-    most_bytes = (cycle.rows + sum(counts.values())) * (tokens + 8) + _SLACK_BYTES
+    most_bytes = (cycle.rows + sum(counts.values())) * (row.bytes + 8) + _SLACK_BYTES
     content = require_digest(path, most_bytes, seal.checkpoint.get(layout.STATE, ""))
     arrays = read_arrays(content, path, expected)
     training, archive = (Rows(*(arrays[f"{name}.{field}"] for field in Rows._fields)) for name in Carry._fields)
-    return State(generation, Carry(training, archive), arrays["sampled_NxT"])
+    return State(generation, Carry(training, archive), arrays["sampled"])
 
 
 def _frame(by_header: dict[bytes, list[bytes]]) -> pd.DataFrame:

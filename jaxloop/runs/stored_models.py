@@ -12,9 +12,8 @@ from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import read_file, require_plain_tree, unseal_json
-from jaxloop.learners.transformer.model import make_model
 from jaxloop.runs.stored import StoredRun, require_digest, settings_digest
-from jaxloop.systems.logic.vocabulary import VOCABULARY
+from jaxloop.systems.registry import system_of
 
 _MOST_SEAL_BYTES = 2**20
 _SLACK_BYTES = 2**20  # of each block: names and sizes beside the numbers
@@ -109,7 +108,7 @@ def _restore(run: Path, loop: Loop, folder: Path) -> dict:
     import orbax.checkpoint as ocp
     from etils import epath  # What Orbax itself takes for paths.
 
-    expected = jax.eval_shape(make_model(loop.config.model, VOCABULARY).init, jax.random.key(0))
+    expected = system_of(loop.config).parameter_shapes(loop.config)
     try:
         handler = ocp.StandardCheckpointHandler()
         stored = handler.metadata(epath.Path(folder.absolute())).tree
@@ -151,6 +150,5 @@ def read_model_seal(run: Path, loop: Loop, generation: int) -> ModelSeal:
 
 def _most_bytes(loop: Loop) -> int:
     """More than a checkpoint of a model takes."""
-    model = loop.config.model
-    numbers = model.layers * (12 * model.width + 100) * model.width + (model.context_tokens + 100) * model.width
-    return 8 * numbers + (model.layers + 1) * _SLACK_BYTES
+    leaves = jax.tree.leaves(system_of(loop.config).parameter_shapes(loop.config))
+    return sum(2 * leaf.size * leaf.dtype.itemsize + _SLACK_BYTES for leaf in leaves)

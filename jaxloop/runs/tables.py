@@ -10,17 +10,6 @@ from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.files import digest, write_whole
 from jaxloop.runs.stored import Seal, StoredRun, parse_table, sealed_table
-from jaxloop.systems.logic.judge import Judgement
-from jaxloop.systems.logic.measures import top_samples
-
-
-def top_rows(loop: Loop, generation: int, tokens_NxT: np.ndarray, judgement: Judgement) -> list[dict]:
-    """The rows of top_samples.csv of one generation of a loop."""
-    return [
-        {"loop": loop.index, "seed": loop.seed, "generation": generation, "rank": rank, "count": count,
-         "verdict": verdict, "text": text}
-        for rank, (text, count, verdict) in enumerate(top_samples(tokens_NxT, judgement), start=1)
-    ]  # fmt: skip
 
 
 def extend_table(run: Path, loop: Loop, seal: Seal, name: str, rows: list[dict]) -> list:

@@ -13,8 +13,8 @@ from jaxloop.bench import nanogpt, scaling, speed
 from jaxloop.commands.printing import show_measurements
 from jaxloop.config.presets import load
 from jaxloop.errors import InputError, RunError
-from jaxloop.runs.programs import operations_per_position
-from jaxloop.systems.logic.vocabulary import EOS
+from jaxloop.learners.transformer.costs import operations_per_position
+from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 from tests.tiny import SETTINGS
 
 
@@ -79,7 +79,7 @@ def test_floating_point_operations_by_hand():
     width, layers, row = 8, 3, 128
     products = layers * (3 * width * width + width * width + 2 * 4 * width * width) + 8 * width
     products += layers * 2 * row * width  # queries by keys, and weights by values, for each of the row's positions
-    assert operations_per_position(config, row) == 2 * products * 3
+    assert operations_per_position(config, VOCABULARY, row) == 2 * products * 3
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.7])

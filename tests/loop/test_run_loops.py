@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_config
 
 from jaxloop.config.schema import loops
-from jaxloop.loop.interfaces import Outcome, Seconds
+from jaxloop.loop.interfaces import Seconds, Written
 from jaxloop.loop.run_loops import run_loops
 
 
@@ -23,21 +23,22 @@ class Counting:
     def probe(self, tokens_NxT):
         return tokens_NxT
 
-    def start(self, group, generations, training, probes):
-        self.groups.append([(loop.index, generation) for loop, generation in zip(group, generations, strict=True)])
-        return group, generations, training, probes
+    def start(self, tasks):
+        self.groups.append([(task.loop.index, task.generation) for task in tasks])
+        return tasks
 
     def finish(self, started, watch):
         watch(0.5)
-        outcomes = []
-        for loop, generation, training_NxT, probes in zip(*started, strict=True):
+        written = []
+        for loop, generation, training_NxT, count, probes in started:
+            assert count == 60
             expected = 255 if generation == 0 else 10 * loop.index + generation - 1
             assert np.all(training_NxT == expected), "a loop trains on its own newest rows"
             assert probes == {"asked": (loop.index, generation)}
             rows_NxT = np.full((60, 16), 10 * loop.index + generation, np.uint8)
             diverged = (loop.index, generation) in self._diverging
-            outcomes.append(Outcome(rows_NxT, np.zeros(60), {}, {}, {}, diverged))
-        return outcomes, Seconds(0, 0, {})
+            written.append(Written(rows_NxT, np.zeros(60), {}, {}, {}, diverged))
+        return written, Seconds(0, 0, {})
 
 
 class Real:

@@ -10,9 +10,11 @@ from jaxloop.errors import RunError
 from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.runs import capacity, runner
 from jaxloop.runs.capacity import make_learner, needed_bytes
+from jaxloop.runs.measuring import measures_of
 from jaxloop.runs.programs import programs
+from jaxloop.systems.logic import system as logic_system
 from jaxloop.systems.logic.learners import transformer_learner
-from jaxloop.systems.logic.yardsticks import yardsticks_of
+from jaxloop.systems.registry import system_of
 
 SEEDS = "seeds=[5,0,3]"
 NO_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4.2 GiB")
@@ -102,10 +104,10 @@ def test_rows_that_could_not_be_measured_are_not_gone_on_from(tmp_path, monkeypa
     run_tiny(tmp_path / "undisturbed", SEEDS, "learner.name=resample")
     tables_of, failures = runner.tables_of, iter([NO_MEMORY, MemoryError()])
 
-    def measured(record, yardsticks):
+    def measured(record, measures, system):
         if record.state.generation == 1 and (error := next(failures, None)):
             raise error
-        return tables_of(record, yardsticks)
+        return tables_of(record, measures, system)
 
     monkeypatch.setattr(runner, "tables_of", measured)
     with pytest.raises(RunError, match=r"^memory ran out; .*--plan.*; what was measured before is kept$"):
@@ -133,10 +135,11 @@ def of_memory(bytes_limit, monkeypatch, *overrides):
     """The learner that is made on a device of so much memory, and how to ask what it needs there."""
     config = tiny_config("seeds=[0,1,2,3]", "grid={}", "model.width=8", "sample.batch_rows=60", *overrides)
     (program,) = programs(loops(config))
-    yardsticks = yardsticks_of(program.loops)
+    logic = system_of(config)
+    measures = measures_of(logic, program.loops)
     monkeypatch.setattr(capacity, "device_memory_bytes", lambda: bytes_limit)
-    learner = make_learner(program, yardsticks)
-    return learner, lambda: needed_bytes(learner, program, yardsticks)
+    learner = make_learner(program, logic, measures)
+    return learner, lambda: needed_bytes(learner, program, logic, measures)
 
 
 def test_no_more_loops_are_mapped_together_than_fit(monkeypatch):
@@ -147,7 +150,7 @@ def test_no_more_loops_are_mapped_together_than_fit(monkeypatch):
     needed, needed_by_four = needed_alone(), needed_together()
     assert 2 < needed_by_four / needed < 6, "memory grows about as the loops do"
     # A CPU maps one loop, so the whole population stands in for what an accelerator would try first.
-    monkeypatch.setattr(capacity, "transformer_learner", _all_at_once)
+    monkeypatch.setattr(logic_system, "transformer_learner", _all_at_once)
     for limit, least, most in ((100 * needed_by_four, 4, 4), (needed_by_four, 2, 3), (needed, 1, 1)):
         learner, _ = of_memory(limit, monkeypatch)
         assert least <= learner.loops_per_device <= most

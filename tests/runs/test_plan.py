@@ -13,15 +13,16 @@ from tiny import run_tiny, tiny_config
 from jaxloop.commands.printing import show_plan
 from jaxloop.config.presets import load
 from jaxloop.config.schema import loops
+from jaxloop.learners.transformer.costs import weight_count
 from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.runs import plan as planning
 from jaxloop.runs import trials
 from jaxloop.runs.plan import ProgramPlan, plan
-from jaxloop.runs.programs import weight_count
 from jaxloop.runs.resources import Disk
 from jaxloop.runs.trials import HostCost, HostTrial, pair_counts
 from jaxloop.systems.logic.vocabulary import VOCABULARY
+from jaxloop.systems.registry import system_of
 
 MIXED = (
     "grid={'model.width' = [16, 32], 'learner.name' = ['transformer', 'resample'], 'cycle.fresh_share' = [0.0, 0.5]}"
@@ -97,7 +98,7 @@ def test_the_pairs_whose_distances_are_measured_are_counted_beforehand(overrides
     samples = sum((1500 * float(row["unique_share"])) ** 2 / 2 for row in rows)
     training = sum((float(row["training_rows"]) * float(row["training_unique_share"])) ** 2 / 2 for row in rows)
     (loop,) = loops(tiny_config(*deep, *overrides))
-    assert pair_counts(loop) == pytest.approx((samples, training), rel=0.1)
+    assert pair_counts(loop, system_of(loop.config)) == pytest.approx((samples, training), rel=0.1)
 
 
 def test_pairs_are_as_many_as_there_are_rows_and_expressions(monkeypatch):
@@ -107,13 +108,15 @@ def test_pairs_are_as_many_as_there_are_rows_and_expressions(monkeypatch):
     counts = {}
     for rows in (10**4, 10**5):  # of so many not all are drawn
         (loop,) = loops(tiny_config(*deep, f"cycle.rows={rows}"))
-        counts[rows] = pair_counts(loop)[0] / (3 * rows**2 / 2)
+        counts[rows] = pair_counts(loop, system_of(loop.config))[0] / (3 * rows**2 / 2)
     assert 0.2 < counts[10**5] <= counts[10**4] < 0.5
     (loop,) = loops(tiny_config("grid={}", "cycle.rows=10000", "cycle.fresh_share=1.0"))
-    assert pair_counts(loop) == (3 * 150**2 / 2, 3 * 150**2 / 2)
+    assert pair_counts(loop, system_of(loop.config)) == (3 * 150**2 / 2, 3 * 150**2 / 2)
     (long,) = loops(tiny_config("grid={}", "cycle.rows=100", "cycle.fresh_share=1.0", "cycle.generations=1000"))
     (short,) = loops(tiny_config("grid={}", "cycle.rows=100", "cycle.fresh_share=1.0", "cycle.generations=50"))
-    assert pair_counts(long)[0] / pair_counts(short)[0] == pytest.approx(20, rel=0.1)
+    assert pair_counts(long, system_of(long.config))[0] / pair_counts(short, system_of(short.config))[
+        0
+    ] == pytest.approx(20, rel=0.1)
 
 
 def test_measuring_is_planned_with_its_square():
@@ -134,7 +137,7 @@ def test_disk_and_files_are_those_of_the_run(tmp_path):
     assert resample.files == pytest.approx(len(sizes), abs=12)
     assert 0.6 < resample.disk_bytes / sum(sizes) < 1.6
     trained = planning._HostPlan(loops(tiny_config(*settings)))
-    weights = 4 * weight_count(tiny_config().model)
+    weights = 4 * weight_count(tiny_config().model, VOCABULARY)
     assert trained.disk_bytes - resample.disk_bytes == pytest.approx(5 * weights, rel=0.5)
     run_tiny(tmp_path / "trained", *settings)
     models = [path.stat().st_size for path in (tmp_path / "trained/models").rglob("*") if path.is_file()]
@@ -159,12 +162,12 @@ def test_a_plan_of_many_programs_compiles_a_few(monkeypatch):
     """
     compiled, tried = [], []
 
-    def timed(program, hosts):
+    def timed(program, system, hosts):
         compiled.append(program)
         steps = program.config.train.steps
         return ProgramPlan(program, 1000, 1, 1.0, steps * 1e-3, 3 * steps * 1e-3, 0.1, 0)
 
-    def trial(loop, rows):
+    def trial(loop, system, rows):
         tried.append(rows)
         return HostTrial(rows, HostCost(*[rows * 1e-6] * len(HostCost._fields)), 1.0, 0.0, 5)
 

@@ -7,10 +7,12 @@ import pytest
 from tiny import run_tiny, tiny_config
 
 from jaxloop.config.schema import loops
-from jaxloop.runs import capacity
-from jaxloop.runs.programs import operations_per_position, programs, training_operations
+from jaxloop.learners.transformer.costs import operations_per_position
+from jaxloop.systems.logic import system
+from jaxloop.runs.programs import programs, training_operations
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 
 def grouped(*overrides):
@@ -119,7 +121,7 @@ def test_operations_per_position_by_hand():
     # Of each layer query, key, value and output (4), and a perceptron four times as wide (2 x 4); the embedding; and
     # attention: every position with the whole row, scores and sums. Multiply and add; once forward, twice back.
     matrices, embedding, attention = 3 * (4 + 8) * 8 * 8, 8 * 8, 3 * 2 * 24 * 8
-    assert operations_per_position(config, 24) == 6 * (matrices + embedding + attention)
+    assert operations_per_position(config, VOCABULARY, 24) == 6 * (matrices + embedding + attention)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_training_positions_are_those_of_mean_expressions():
     rows = language_of(config.language).enumerate(16)
     probability = np.exp(language_of(config.language).log_prob(rows))
     tokens = float(probability @ ((rows != 7).sum(axis=1) + 1))
-    positions = training_operations(config) / operations_per_position(config, 16)
+    positions = training_operations(config) / operations_per_position(config, VOCABULARY, 16)
     assert positions == pytest.approx(3 * 30 * 15 * tokens, rel=1e-12)
     assert training_operations(tiny_config("learner.name=oracle")) == 0
 
@@ -150,7 +152,7 @@ def test_a_mixed_grid_compiles_one_training_program_per_width(tmp_path, monkeypa
         made.append(transformer_learner(config, loop_count))
         return made[-1]
 
-    monkeypatch.setattr(capacity, "transformer_learner", counted)
+    monkeypatch.setattr(system, "transformer_learner", counted)
     grid = "grid={'model.width' = [16, 32], 'cycle.fresh_share' = [0.0, 0.5, 1.0]}"
     run_tiny(tmp_path / "run", grid, "seeds=[0, 1]", "cycle.generations=2")
     assert len(made) == 2

@@ -9,12 +9,12 @@ Legend: N rows, P rows of a probe, U different rows.
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from jaxloop.config.schema import Loop
-from jaxloop.loop.interfaces import Outcome, Seconds
+from jaxloop.loop.interfaces import Seconds, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import unique_rows
 
@@ -56,15 +56,6 @@ class Resample:
         return np.array([self._log_share.get(row.tobytes(), -math.inf) for row in points])
 
 
-class Started(NamedTuple):
-    """Work that `finish` will do: it takes milliseconds."""
-
-    loops: list[Loop]
-    generations: list[int]
-    training: list[np.ndarray]
-    probes: list[dict[str, np.ndarray]]
-
-
 class ReferenceLearner:
     """Fits reference learners on the host; see `loop.interfaces.Learner`.
 
@@ -86,37 +77,35 @@ class ReferenceLearner:
         """The rows as they are."""
         return points
 
-    def start(
-        self, loops: list[Loop], generations: list[int], training: list[np.ndarray], probes: list[dict[str, np.ndarray]]
-    ) -> Started:
-        """Note what is to be done."""
-        return Started(loops, generations, training, probes)
+    def start(self, tasks: list[Task]) -> list[Task]:
+        """Note what is to be done: it takes milliseconds."""
+        return tasks
 
-    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
+    def finish(self, started: list[Task], watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
         """Do it."""
-        outcomes, seconds = [], []
-        for place, work in enumerate(zip(*started, strict=True)):
-            watch(place / len(started.loops))
-            outcome, spent = self._generation(*work)
-            outcomes.append(outcome)
+        written, seconds = [], []
+        for place, task in enumerate(started):
+            watch(place / len(started))
+            of_task, spent = self._generation(task)
+            written.append(of_task)
             seconds.append(spent)
         probes = {name: sum(spent.probes.get(name, 0.0) for spent in seconds) for one in seconds for name in one.probes}
-        return outcomes, Seconds(sum(one.train for one in seconds), sum(one.sample for one in seconds), probes)
+        return written, Seconds(sum(one.train for one in seconds), sum(one.sample for one in seconds), probes)
 
-    def _generation(self, loop: Loop, generation: int, training: np.ndarray, probes: dict[str, np.ndarray]):
-        config, temperature = loop.config, loop.config.sample.temperature
+    def _generation(self, task: Task) -> tuple[Written, Seconds]:
+        config, temperature = task.loop.config, task.loop.config.sample.temperature
         times = [time.perf_counter()]
-        fitted = self._fits[config.learner.name](loop, training)
+        fitted = self._fits[config.learner.name](task.loop, task.training)
         times.append(time.perf_counter())
-        generator = host_generator(loop.seed, Purpose.SAMPLING, generation)
-        sampled = fitted.write(generator, config.cycle.rows, temperature)
-        sampled_log_prob_N = fitted.log_prob(sampled, temperature)
+        generator = host_generator(task.loop.seed, Purpose.SAMPLING, task.generation)
+        points = fitted.write(generator, task.count, temperature)
+        log_prob_N = fitted.log_prob(points, temperature)
         times.append(time.perf_counter())
         probed, probe_seconds = {}, {}
-        for name, points_P in probes.items():
+        for name, points_P in task.probes.items():
             probed[name] = np.stack([fitted.log_prob(points_P, 1.0), fitted.log_prob(points_P, temperature)])
             times.append(time.perf_counter())
             probe_seconds[name] = times[-1] - times[-2]
         columns = {"validation_nats": math.nan, "training_nats_per_token": math.nan, "training_steps": 0}
         seconds = Seconds(times[1] - times[0], times[2] - times[1], probe_seconds)
-        return Outcome(sampled, sampled_log_prob_N, probed, columns, {}, False), seconds
+        return Written(points, log_prob_N, probed, columns, {}, False), seconds

@@ -22,7 +22,7 @@ from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
 from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
 from jaxloop.learners.vocabulary import Vocabulary
-from jaxloop.loop.interfaces import Outcome, Seconds
+from jaxloop.loop.interfaces import Estimate, Seconds, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import row_count
@@ -48,7 +48,7 @@ class Group(NamedTuple):
     batches: Batches  # which batches of its loop's samples each place writes
 
 
-class Written(NamedTuple):
+class Samples(NamedTuple):
     """What the loops of a group have sampled, an axis of loops first."""
 
     tokens_GxNxT: np.ndarray
@@ -59,7 +59,7 @@ class Written(NamedTuple):
 class Started(NamedTuple):
     """Work that is under way on the devices."""
 
-    loops: list[Loop]
+    tasks: int
     steps_done: list[int]  # grows with each look at the validation rows
     result: Future
 
@@ -68,7 +68,7 @@ class Finished(NamedTuple):
     """What the devices gave back, an axis of places or loops first, and how long they took."""
 
     trained: Training
-    written: Written
+    samples: Samples
     probed: list[dict[str, np.ndarray]]  # of each loop
     seconds: Seconds
 
@@ -79,14 +79,15 @@ class TransformerLearner:
     Args:
       config: of the loops, which are alike in all but their knobs and seeds.
       loop_count: how many it will have; no more are computed at once.
-      vocabulary: of their rows.
+      count: rows that it writes for each task.
+      vocabulary: of the rows.
       typical_NxT: (N, T) uint8 rows like those that it will read, some thousands; they decide nothing but how rows are
         laid out, and so how fast it is, and how its sums are rounded.
     """
 
-    def __init__(self, config: Config, loop_count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray):
-        self._config, self._loop_count, self._vocabulary = config, loop_count, vocabulary
-        self._typical_NxT = typical_NxT
+    def __init__(self, config: Config, loop_count: int, count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray):
+        self._config, self._loop_count, self._count, self._vocabulary = config, loop_count, count, vocabulary
+        self._typical_NxT, self.train_settings = typical_NxT, config.train
         self._placement = Placement(config.population, loop_count)
         self.places, self.loops_per_device = self._placement.places, self._placement.per_device
         self.devices = self.places // self.loops_per_device
@@ -96,7 +97,7 @@ class TransformerLearner:
 
         model = make_model(config.model, vocabulary)
         begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
-        sample = make_sample(model, cycle.rows, width, config.sample.batch_rows)
+        sample = make_sample(model, count, width, config.sample.batch_rows)
         score = make_score(model, width, self.shape)
 
         def begin_loop(inputs):
@@ -132,7 +133,7 @@ class TransformerLearner:
             loop_count = self.devices // 2
         else:
             return None
-        return TransformerLearner(config, loop_count, self._vocabulary, self._typical_NxT)
+        return TransformerLearner(config, loop_count, self._count, self._vocabulary, self._typical_NxT)
 
     def _split_sizes(self, rows: int) -> tuple[int, int]:
         """Rows to train on, and rows to choose the best parameters on."""
@@ -181,13 +182,13 @@ class TransformerLearner:
             validation=validation,
         )
 
-    def device_bytes(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> int:
+    def device_bytes(self, task: Task) -> int:
         """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
-        inputs = self._placement.shapes(self.inputs(loop, 0, training_NxT))
+        inputs = self._placement.shapes(self.inputs(task.loop, task.generation, task.training))
         active, batches = self._placement.shapes((np.bool_(True), Batches(np.int32(0), np.int32(0))))
         state = self._placement.results(self.begin, inputs)
         beside = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // self.devices
-        corpora = [self._placement.shapes(probe.corpus) for probe in probes]
+        corpora = [self._placement.shapes(probe.corpus) for probe in task.probes.values()]
         needed = [
             planned_bytes(self.train, state, inputs, active),
             planned_bytes(self.sample, state.best_parameters, inputs, batches) + beside,
@@ -195,10 +196,19 @@ class TransformerLearner:
         ]
         return max(needed)
 
+    def estimate(self, tasks: list[Task], due: dict[str, float], growth: float) -> Estimate:
+        """Compile the programs, and time a few of their steps; see `loop.interfaces.ModelLearner`."""
+        from jaxloop.learners.transformer.trial import Trial
+
+        trial = Trial(self, tasks, due, growth)
+        needed, begun = self.device_bytes(tasks[0]), time.perf_counter()
+        seconds = trial.generation_seconds()
+        return Estimate(trial.parameters, seconds, needed, time.perf_counter() - begun)
+
     def put(self, members: list[Inputs]) -> Group:
         """Send the loops' inputs to their devices, and divide the work among the places."""
         loops = len(members)
-        batches = batch_count(self._config.cycle.rows, self._config.sample.batch_rows)
+        batches = batch_count(self._count, self._config.sample.batch_rows)
 
         def share(place: int) -> tuple[np.bool_, Batches]:
             """Whether the place trains, and what it samples: without a loop of its own, it helps another one."""
@@ -209,14 +219,14 @@ class TransformerLearner:
         shares = self._placement.put([share(place) for place in range(self.places)])
         return Group(loops, self._placement.put(members), *shares)
 
-    def sample_rows(self, parameters: dict, group: Group) -> Written:
+    def sample_rows(self, parameters: dict, group: Group) -> Samples:
         """Sample every loop's rows from its parameters."""
         if group.loops < self.places:
             parameters = self._placement.repeat(parameters, group.loops)
         tokens, log_prob, work = jax.device_get(self.sample(parameters, group.inputs, group.batches))
         # What a place did not write is `<eos>`, the greatest token, with a log-probability of 0, the greatest one.
         shares = [slice(loop, None, group.loops) for loop in range(group.loops)]
-        return Written(
+        return Samples(
             tokens_GxNxT=np.stack([tokens[share].min(axis=0) for share in shares]),
             log_prob_GxN=np.stack([log_prob[share].min(axis=0) for share in shares]).astype(np.float64),
             work=Work(*(int(np.sum(tokens)) for tokens in work)),
@@ -231,24 +241,21 @@ class TransformerLearner:
         nats = self.score(parameters, group.inputs, self.corpora(probes), group.active)
         return [in_order(probe, loop_nats) for probe, loop_nats in zip(probes, np.asarray(nats), strict=False)]
 
-    def start(
-        self,
-        loops: list[Loop],
-        generations: list[int],
-        training: list[np.ndarray],
-        probes: list[dict[str, Probe]],
-    ) -> Started:
-        """Train each loop's model on its rows, sample it and score its probes; returns while the devices work.
+    def start(self, tasks: list[Task]) -> Started:
+        """Train a model for each task, sample it and score its probes; returns while the devices work.
 
         Args:
-          loops: at most `places` of them.
-          generations: of each loop, which one.
-          training: each loop's training rows, (N, T) uint8.
-          probes: by name, what each loop is asked for; those of one name have the same number of rows.
+          tasks: at most `places` of them; training rows are (N, T) uint8.
+
+        Raises:
+          ValueError: a task wants another number of rows than the sampler was compiled for.
         """
-        members = [self.inputs(*member) for member in zip(loops, generations, training, strict=True)]
+        if any(task.count != self._count for task in tasks):
+            raise ValueError(f"this learner writes {self._count} rows a task")
+        members = [self.inputs(task.loop, task.generation, task.training) for task in tasks]
         steps_done = []
-        return Started(loops, steps_done, self._worker.submit(self._work, members, probes, steps_done))
+        work = self._worker.submit(self._work, members, [task.probes for task in tasks], steps_done)
+        return Started(len(tasks), steps_done, work)
 
     def _work(self, members: list[Inputs], probes: list[dict[str, Probe]], steps_done: list[int]) -> Finished:
         """Train, sample and score on the devices; runs in a thread of its own, so that the host can measure."""
@@ -266,7 +273,7 @@ class TransformerLearner:
                 break  # Every loop's patience has run out.
         jax.block_until_ready(state)
         trained = time.perf_counter()
-        written = self.sample_rows(state.best_parameters, group)
+        samples = self.sample_rows(state.best_parameters, group)
         probed, probe_seconds = [{} for _ in members], {}
         sampled = time.perf_counter()
         for name in dict.fromkeys(name for of_loop in probes for name in of_loop):
@@ -278,7 +285,7 @@ class TransformerLearner:
                     found[name] = loop_nats
             probe_seconds[name] = time.perf_counter() - begun_probe
         seconds = Seconds(trained - begun, sampled - trained, probe_seconds)
-        return Finished(jax.device_get(state), written, probed, seconds)
+        return Finished(jax.device_get(state), samples, probed, seconds)
 
     def compile(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> None:
         """Compile every program before `start` does, and run each once."""
@@ -288,7 +295,7 @@ class TransformerLearner:
         for probe in probes:
             self.score_rows(state.best_parameters, group, [probe])
 
-    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Outcome], Seconds]:
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
         """Wait for what was started.
 
         Args:
@@ -296,23 +303,23 @@ class TransformerLearner:
           watch: called at least once, and again and again while waiting, with the share of the training steps done.
 
         Returns:
-          An Outcome for each loop, and how long it took.
+          What was written for each task, and how long it took.
         """
         done = False
         while not done:
             watch(max(started.steps_done, default=0) / self._config.train.steps)
             done = bool(wait([started.result], timeout=0.1).done)
         finished = started.result.result()
-        trained, written = finished.trained, finished.written
-        outcomes = []
-        for place in range(len(started.loops)):
+        trained, samples = finished.trained, finished.samples
+        written = []
+        for place in range(started.tasks):
             training_nats, validation_nats = (
                 float(nats[place]) for nats in (trained.training_nats, trained.best_validation_nats)
             )
-            outcomes.append(
-                Outcome(
-                    sampled_NxT=written.tokens_GxNxT[place],
-                    sampled_log_prob_N=written.log_prob_GxN[place],
+            written.append(
+                Written(
+                    points=samples.tokens_GxNxT[place],
+                    log_prob_N=samples.log_prob_GxN[place],
                     probed=finished.probed[place],
                     columns={
                         "validation_nats": validation_nats,
@@ -323,7 +330,7 @@ class TransformerLearner:
                     diverged=not (np.isfinite(training_nats) and np.isfinite(validation_nats)),
                 )
             )
-        return outcomes, finished.seconds
+        return written, finished.seconds
 
 
 def choose_shape(config: Config, vocabulary: Vocabulary, typical_NxT: np.ndarray) -> RowShape:

@@ -65,4 +65,4 @@ def reference_learner() -> ReferenceLearner:
 
 def transformer_learner(config: Config, loop_count: int) -> TransformerLearner:
     """The transformer for so many loops that are alike in all but their knobs and seeds."""
-    return TransformerLearner(config, loop_count, VOCABULARY, typical_rows(config))
+    return TransformerLearner(config, loop_count, config.cycle.rows, VOCABULARY, typical_rows(config))

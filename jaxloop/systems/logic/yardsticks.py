@@ -25,9 +25,10 @@ from jaxloop.measures.distances import (
     reverse_kl,
     total_variation,
 )
+from jaxloop.systems.interfaces import Measured, Measures
+from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.judge import INVALID, TRUE_VERDICT, Judgement
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.measures import verdicts
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.tails import Tails, alive_shares, describe_rows, estimated_shares, exact_shares
 
@@ -59,36 +60,7 @@ def is_due(every_generations: int, generation: int) -> bool:
     return every_generations > 0 and generation % every_generations == 0
 
 
-def yardsticks_of(loops: list[Loop]) -> dict[int, "Yardsticks"]:
-    """By index, the measures of every loop; loops that are measured alike share theirs.
-
-    Raises:
-      InputError: the whole of a language is asked for, and too large to be enumerated.
-    """
-    made, by_index = {}, {}
-    for loop in loops:
-        cycle, width = loop.config.cycle, loop.config.model.context_tokens
-        alike = loop.config.language, loop.config.measure, cycle.rows, cycle.first_mass_share, width
-        if alike not in made:
-            made[alike] = Yardsticks(loop.config)
-        by_index[loop.index] = made[alike]
-    return by_index
-
-
-def probes_of(yardsticks: dict[int, "Yardsticks"], learner: Learner) -> Callable[[Loop, int], dict[str, object]]:
-    """Build the function that says what a learner is asked for, for a loop and a generation."""
-    made = {}
-
-    def probes(loop: Loop, generation: int) -> dict[str, object]:
-        own = yardsticks[loop.index]
-        if own not in made:
-            made[own] = own.probes(learner)
-        return made[own](loop, generation)
-
-    return probes
-
-
-class Yardsticks:
+class Yardsticks(Measures):
     """The measures of loops with the same language, real rows and settings of measuring."""
 
     def __init__(self, config: Config):
@@ -106,7 +78,7 @@ class Yardsticks:
 
     def _whole_language(self) -> WholeLanguage:
         tokens_WxT = self._language.enumerate(self._config.model.context_tokens)
-        judgement = verdicts(tokens_WxT)
+        judgement = measures.verdicts(tokens_WxT)
         log_prob_W = self._language.log_prob(tokens_WxT, judgement.verdict_N)
         inside_W = np.isfinite(log_prob_W)
         rows = describe_rows(tokens_WxT[inside_W], log_prob_W[inside_W], judgement.depth_N[inside_W])
@@ -117,7 +89,7 @@ class Yardsticks:
         if seed not in self._real:
             held_out_HxT, first_FxT = held_out_rows(self._config, seed), first_rows(self._config, seed)
             tokens_NxT = np.concatenate([held_out_HxT, first_FxT])
-            judgement = verdicts(tokens_NxT)
+            judgement = measures.verdicts(tokens_NxT)
             log_prob_N = self._language.log_prob(tokens_NxT, judgement.verdict_N)
             held_out = len(held_out_HxT)
             _, inverse_F, _ = unique_rows(first_FxT)
@@ -153,13 +125,29 @@ class Yardsticks:
         due = is_due(self._settings.distances_every_generations, generation)
         return sum(len(classes.labels) for classes in self._tails.classes) if due else 0
 
-    def measure(self, record: Record, judgement: Judgement) -> tuple[dict[str, float], list[dict]]:
-        """Measure one generation of one loop.
+    def prepare(self, seed: int) -> None:
+        """Draw the real rows of a seed."""
+        self.real_rows(seed)
 
-        Returns:
-          The columns of metrics.csv, not a number where something is not due; and the rows of tails.csv.
-        """
-        outcome, tokens_NxT = record.outcome, record.state.sampled_NxT
+    def measure(self, record: Record) -> Measured:
+        """Measure one generation of one loop."""
+        tokens_NxT = record.written.points
+        judgement = measures.verdicts(tokens_NxT)
+        structure_due = is_due(self._settings.structure_every_generations, record.state.generation)
+        distances, tails = self._distances(record, judgement)
+        columns = {
+            **measures.measure_rows(tokens_NxT, judgement),
+            **measures.measure_structure(tokens_NxT, judgement, structure_due),
+            **measures.measure_training(tokens_NxT, record.state.carry.training),
+            "source_entropy_nats": self.source_entropy_nats,
+            **distances,
+        }
+        of_samples = {"verdict": judgement.verdict_N, "fault": judgement.fault_N, "depth": judgement.depth_N}
+        return Measured(columns, tails, of_samples)
+
+    def _distances(self, record: Record, judgement: Judgement) -> tuple[dict[str, float], list[dict]]:
+        """What is measured against the source: columns of metrics.csv, and the rows of tails.csv."""
+        written, tokens_NxT = record.written, record.written.points
         log_prob_N = self._language.log_prob(tokens_NxT, judgement.verdict_N)
         inside_N = np.isfinite(log_prob_N)
         valid_N = judgement.verdict_N != INVALID
@@ -171,12 +159,12 @@ class Yardsticks:
             "too_deep_share": float(np.mean(too_deep_N)),
             "too_shallow_share": float(np.mean(misshapen_N & ~too_deep_N)),
         }
-        real_nats, whole_nats = outcome.probed.get(REAL), outcome.probed.get(WHOLE)
+        real_nats, whole_nats = written.probed.get(REAL), written.probed.get(WHOLE)
         real, alive_F = self.real_rows(record.loop.seed), None
         if real_nats is not None:
             first_nats_F = real_nats[1, real.first_place_F]
             alive_F = is_alive(real.first_log_prob_F, first_nats_F, self._settings.alive_share)
-        columns |= self._distance_columns(real, real_nats, alive_F, log_prob_N, outcome.sampled_log_prob_N)
+        columns |= self._distance_columns(real, real_nats, alive_F, log_prob_N, written.log_prob_N)
         columns |= self._exact_columns(whole_nats)
         if real_nats is None:
             return columns, []

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from tiny import tiny_config
+from tiny import tasks_of, tiny_config
 
 from jaxloop.config.schema import loops
 from jaxloop.learners.reference.learner import ReferenceLearner, Resample
@@ -54,7 +54,7 @@ def drift(source_kind, rows: int, generations: int) -> np.ndarray:
     heterozygosity = np.full((200, generations), np.nan)
 
     def keep(record: Record) -> None:
-        counts_U = unique_rows(record.state.sampled_NxT)[2]
+        counts_U = unique_rows(record.state.sampled)[2]
         heterozygosity[record.loop.index, record.state.generation] = 1 - np.sum((counts_U / rows) ** 2)
 
     diverged = run_loops(
@@ -182,12 +182,12 @@ def test_each_loop_is_fitted_by_what_its_config_names():
     probe = learner.probe(np.zeros((3, 2)))
     probes = [{"asked": probe} if loop.index % 2 else {} for loop in group]
     shares = []
-    outcomes, seconds = learner.finish(learner.start(group, [0] * 4, training, probes), shares.append)
+    outcomes, seconds = learner.finish(learner.start(tasks_of(group, [0] * 4, training, probes)), shares.append)
     assert shares == sorted(shares) and 0 <= shares[0] <= shares[-1] <= 1 and set(seconds.probes) == {"asked"}
     for loop, rows, outcome in zip(group, training, outcomes, strict=True):
         temperature, length = loop.config.sample.temperature, len(loop.config.learner.name)
-        np.testing.assert_array_equal(outcome.sampled_NxT, rows[::-1])
-        np.testing.assert_array_equal(outcome.sampled_log_prob_N, rows[::-1, 0] + length + temperature)
+        np.testing.assert_array_equal(outcome.points, rows[::-1])
+        np.testing.assert_array_equal(outcome.log_prob_N, rows[::-1, 0] + length + temperature)
         if loop.index % 2:
             expected_2xP = np.repeat([[length + 1.0], [length + temperature]], 3, axis=1)
             np.testing.assert_array_equal(outcome.probed["asked"], expected_2xP)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from processes import TESTS, output_of
-from tiny import tiny_config
+from tiny import tasks_of, tiny_config
 
 from jaxloop.config.presets import load
 from jaxloop.config.schema import Config, Loop, loops
@@ -16,7 +16,7 @@ from jaxloop.learners.transformer.learner import TransformerLearner, choose_shap
 from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.train import looks
 from jaxloop.learners.vocabulary import Vocabulary
-from jaxloop.loop.interfaces import Outcome
+from jaxloop.loop.interfaces import Written
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import typical_rows
@@ -57,7 +57,7 @@ class Watched:
         training = [rows(loop, 0, config.cycle.rows) for loop in group]
         probes = [{"held_out": learner.probe(rows(loop, 1, config.measure.held_out_rows))} for loop in group]
         self.most_calls = looks(config.train)
-        started = learner.start(group, [0] * len(group), training, probes)
+        started = learner.start(tasks_of(group, [0] * len(group), training, probes))
         self.outcomes, self.seconds = learner.finish(started, self.shares.append)
         self.steps_done = started.steps_done
 
@@ -68,9 +68,9 @@ def patient():
     return Watched()
 
 
-def assert_same(one: Outcome, other: Outcome) -> None:
+def assert_same(one: Written, other: Written) -> None:
     """The same bits of everything that a loop's outcome says."""
-    for field in Outcome._fields:
+    for field in Written._fields:
         jax.tree.map(np.testing.assert_array_equal, getattr(one, field), getattr(other, field))
 
 
@@ -199,16 +199,16 @@ def test_a_vocabulary_of_another_size_from_training_to_probabilities():
     ]
     rows_NxT = np.array(words, np.uint8)
     probes = [{"all": learner.probe(rows_NxT)}]
-    (outcome,), _ = learner.finish(learner.start([loop], [0], [training_NxT], probes), lambda share: None)
+    (outcome,), _ = learner.finish(learner.start(tasks_of([loop], [0], [training_NxT], probes)), lambda share: None)
     probability_2xN = np.exp(outcome.probed["all"])
     np.testing.assert_allclose(probability_2xN.sum(axis=1), 1, atol=1e-5)
     place = {bytes(row_T): index for index, row_T in enumerate(rows_NxT)}
-    sampled = [place[bytes(row_T)] for row_T in outcome.sampled_NxT]
-    np.testing.assert_allclose(outcome.sampled_log_prob_N, outcome.probed["all"][1, sampled], rtol=1e-4, atol=1e-4)
+    sampled = [place[bytes(row_T)] for row_T in outcome.points]
+    np.testing.assert_allclose(outcome.log_prob_N, outcome.probed["all"][1, sampled], rtol=1e-4, atol=1e-4)
     assert np.log(11) - 0.1 < outcome.columns["validation_nats"] < 1.1 * np.log(11)
     learnt_V = np.array([probability_2xN[0, place[bytes([word, (word + 1) % 11, 11])]] for word in range(11)])
     assert learnt_V.min() > 0.5 / 11
-    assert set(np.unique(outcome.sampled_NxT[:, :2])) >= set(range(11))
+    assert set(np.unique(outcome.points[:, :2])) >= set(range(11))
     shape = jax.tree.map(np.shape, outcome.parameters)["tokens"]["embedding"]
     assert shape == (12, config.model.width)
 

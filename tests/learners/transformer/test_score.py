@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import tasks_of, tiny_config
 
 from jaxloop.config.schema import ModelSettings, loops
 from jaxloop.learners.transformer.model import make_model
@@ -132,7 +132,9 @@ def test_no_generation_compiles_the_programs_again():
     for generation in range(3):
         drawn = [language.draw(np.random.default_rng([generation, place]), 60, 16) for place in range(2)]
         probes = [{"a": learner.probe(rows_NxT), "b": learner.probe(rows_NxT[:7])} for rows_NxT in drawn]
-        outcomes, seconds = learner.finish(learner.start(group, [generation] * 2, drawn, probes), lambda share: None)
+        outcomes, seconds = learner.finish(
+            learner.start(tasks_of(group, [generation] * 2, drawn, probes)), lambda share: None
+        )
         assert set(seconds.probes) == set(outcomes[0].probed) == {"a", "b"}
     assert learner.score._cache_size() == 2
     assert learner.sample._cache_size() == learner.train._cache_size() == 1
@@ -144,8 +146,10 @@ def test_a_probe_that_only_one_of_the_loops_asks_for():
     group, learner = loops(config)[:2], transformer_learner(config, 2)
     drawn = [Language(1, 2).draw(np.random.default_rng(place), 60, 16) for place in range(2)]
     probe = learner.probe(drawn[0])
-    outcomes, _ = learner.finish(learner.start(group, [3, 4], drawn, [{}, {"now": probe}]), lambda share: None)
+    outcomes, _ = learner.finish(
+        learner.start(tasks_of(group, [3, 4], drawn, [{}, {"now": probe}])), lambda share: None
+    )
     assert outcomes[0].probed == {}
     assert outcomes[1].probed["now"].shape == (2, 60)
-    both, _ = learner.finish(learner.start(group, [3, 4], drawn, [{"now": probe}] * 2), lambda share: None)
+    both, _ = learner.finish(learner.start(tasks_of(group, [3, 4], drawn, [{"now": probe}] * 2)), lambda share: None)
     np.testing.assert_array_equal(both[1].probed["now"], outcomes[1].probed["now"])

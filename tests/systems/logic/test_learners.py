@@ -12,11 +12,11 @@ from jaxloop.config.schema import LearnerSettings, loops
 from jaxloop.errors import InputError
 from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import run_loops
-from jaxloop.runs.runner import tables_of
-from jaxloop.systems.logic import source
+from jaxloop.runs.measuring import tables_of
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.learners import FITS, reference_learner
-from jaxloop.systems.logic.yardsticks import WHOLE, Yardsticks
+from jaxloop.systems.logic.system import Logic
+from jaxloop.systems.logic.yardsticks import WHOLE
 
 
 def silent(*_) -> None:
@@ -54,11 +54,11 @@ def test_each_writes_what_it_says_that_it_writes(name, temperature):
 def measured(*overrides: str) -> list[dict]:
     """The tables of every generation of a reference loop."""
     config = tiny_config("grid={}", *overrides)
-    learner, found = reference_learner(), []
-    yardsticks = Yardsticks(config)
+    logic, learner, found = Logic(), reference_learner(), []
+    yardsticks = logic.measures(config)
     run_loops(
-        loops(config), {}, source, learner, yardsticks.probes(learner),
-        lambda record: found.append(tables_of(record, yardsticks)[1]), silent,
+        loops(config), {}, logic, learner, yardsticks.probes(learner),
+        lambda record: found.append(tables_of(record, yardsticks, logic)[1]), silent,
     )  # fmt: skip
     return found
 
@@ -131,10 +131,9 @@ def test_what_is_not_due_is_not_measured():
         "measure.structure_every_generations=0", "measure.enumerate_every_generations=3",
     )  # fmt: skip
     for generation, of_generation in enumerate(tables):
-        (columns,), (seconds,) = of_generation["metrics"], of_generation["timings"]
+        (columns,) = of_generation["metrics"]
         assert math.isfinite(columns["forward_kl_nats"]) == (generation % 2 == 0) == bool(of_generation["tails"])
         assert math.isfinite(columns["exact_total_variation"]) == (generation % 3 == 0)
-        assert (seconds["enumerate_seconds"] > 0) == (generation % 3 == 0)
         assert math.isnan(columns["canonical_hill_0"]) and math.isnan(columns["distinct_2"])
         assert math.isfinite(columns["outside_share"])
     assert WHOLE == "whole_language"

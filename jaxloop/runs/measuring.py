@@ -1,0 +1,77 @@
+"""What is measured of each generation of each loop, as rows of the run folder's tables."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jaxloop.config.schema import Loop
+from jaxloop.loop.interfaces import Learner, Record
+from jaxloop.loop.rows import provenance_counts
+from jaxloop.systems.interfaces import Measured, Measures, System
+
+
+def measures_of(system: System, loops: list[Loop]) -> dict[int, Measures]:
+    """By index, the measures of every loop; loops that are measured alike share theirs.
+
+    Raises:
+      InputError: what is asked for cannot be measured.
+    """
+    by_likeness, by_index = {}, {}
+    for loop in loops:
+        alike = system.measured_alike(loop.config)
+        if alike not in by_likeness:
+            by_likeness[alike] = system.measures(loop.config)
+        by_index[loop.index] = by_likeness[alike]
+    return by_index
+
+
+def probes_of(measures: dict[int, Measures], learner: Learner) -> Callable[[Loop, int], dict[str, Any]]:
+    """Build the function that says what a learner is asked for, for a loop and a generation."""
+    by_measures = {}
+
+    def probes(loop: Loop, generation: int) -> dict[str, Any]:
+        own = measures[loop.index]
+        if own not in by_measures:
+            by_measures[own] = own.probes(learner)
+        return by_measures[own](loop, generation)
+
+    return probes
+
+
+def tables_of(record: Record, measures: Measures, system: System) -> tuple[Measured, dict[str, list[dict]]]:
+    """All that is measured of one generation of one loop, and the rows of the tables that it becomes."""
+    loop, state, spent = record.loop, record.state, record.seconds
+    place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
+    begun = time.perf_counter()
+    measured = measures.measure(record)
+    columns = {
+        **place,
+        **loop.axes,
+        "control": int(loop.config.cycle.fresh_only),
+        **measured.columns,
+        **record.written.columns,
+    }
+    seconds = {
+        "train_seconds": spent.train,
+        "sample_seconds": spent.sample,
+        "probe_seconds": sum(spent.probes.values()),
+        "measure_seconds": time.perf_counter() - begun,
+    }
+    samples = samples_of(record, measured, system)
+    return measured, {
+        "metrics": [columns],
+        "tails": [{**place, **row} for row in measured.tails],
+        "timings": [{**place, **{name: round(value, 4) for name, value in seconds.items()}}],
+        "provenance": [
+            {**place, "kind": kind, "from_generation": origin, "rows": count}
+            for kind, origin, count in provenance_counts(state.carry.training)
+        ],
+        "top_samples": [{**place, **row} for row in system.top_rows(samples)],
+    }
+
+
+def samples_of(record: Record, measured: Measured, system: System) -> dict[str, Any]:
+    """The arrays that are stored of a generation's samples."""
+    name, log_prob_N = system.row_format(record.loop.config).name, record.written.log_prob_N
+    log_prob = {} if log_prob_N is None else {"log_prob": log_prob_N}
+    return {name: record.written.points, **measured.of_samples, **log_prob}

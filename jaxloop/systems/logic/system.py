@@ -1,0 +1,155 @@
+"""The logic language as a system: what the loop, the run folder and plans ask of it, put together."""
+
+from collections.abc import Callable, Hashable
+
+import jax
+import numpy as np
+
+from jaxloop.config.schema import Config
+from jaxloop.learners.transformer.costs import place_parts, planning_part, training_operations, weight_count
+from jaxloop.learners.transformer.model import make_model
+from jaxloop.loop.interfaces import Learner
+from jaxloop.systems.interfaces import ModelCost, RowFormat, System
+from jaxloop.systems.logic import measures, source
+from jaxloop.systems.logic.columns import COLUMNS
+from jaxloop.systems.logic.judge import Judgement
+from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
+from jaxloop.systems.logic.learners import reference_learner, transformer_learner
+from jaxloop.systems.logic.vocabulary import VOCABULARY, decode
+from jaxloop.systems.logic.yardsticks import Yardsticks
+
+_NODE_BYTES = 16  # of each node of the full tree as which an expression is drawn
+_TENTHS, _ROOTS = 10, 3
+_PARSED_TOKEN_BYTES, _PARSED_ROW_BYTES = 25, 150  # of rows while they are judged, or learnt by a reference learner
+
+
+class Logic(System):
+    """Logic expressions, written by a transformer or by a learner whose losses are known."""
+
+    columns = COLUMNS
+
+    def row_format(self, config: Config) -> RowFormat:
+        """Tokens, as many as a row may have."""
+        return RowFormat("tokens", np.dtype(np.uint8), (config.model.context_tokens,))
+
+    def kept_of_samples(self, config: Config) -> dict[str, np.dtype]:
+        """What the judge says, and its log-probability."""
+        dtypes = {"verdict": np.int8, "fault": np.int8, "depth": np.int32, "log_prob": np.float64}
+        return {name: np.dtype(dtype) for name, dtype in dtypes.items()}
+
+    def first_rows(self, config: Config, seed: int) -> np.ndarray:
+        """Rows of tokens, see `source`."""
+        return source.first_rows(config, seed)
+
+    def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
+        """Rows of tokens, see `source`."""
+        return source.fresh_rows(config, seed, generation, count)
+
+    def learner(self, config: Config, loop_count: int) -> Learner:
+        """The transformer, or a reference learner."""
+        return transformer_learner(config, loop_count) if self.trains(config) else reference_learner()
+
+    def measures(self, config: Config) -> Yardsticks:
+        """Correctness, diversity, structure, and distances to the source."""
+        return Yardsticks(config)
+
+    def measured_alike(self, config: Config) -> Hashable:
+        """The language, the real rows, and the settings of measuring."""
+        cycle, width = config.cycle, config.model.context_tokens
+        return config.language, config.measure, cycle.rows, cycle.first_mass_share, width
+
+    def texts(self, points: np.ndarray) -> list[str]:
+        """Expressions."""
+        return [decode(row_T) for row_T in points]
+
+    def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:
+        """With what the judge says of each."""
+        judgement = Judgement(samples["verdict"], samples["fault"], samples["depth"])
+        return [
+            {"rank": rank, "count": count, "verdict": verdict, "text": text}
+            for rank, (text, count, verdict) in enumerate(measures.top_samples(samples["tokens"], judgement), start=1)
+        ]
+
+    def parameter_shapes(self, config: Config) -> dict:
+        """Those of a transformer."""
+        if not self.trains(config):
+            return {}
+        return jax.eval_shape(make_model(config.model, VOCABULARY).init, jax.random.key(0))
+
+    def trains(self, config: Config) -> bool:
+        """The transformer does."""
+        return config.learner.name == "transformer"
+
+    def training_operations(self, config: Config) -> float:
+        """Those of transformers."""
+        if not self.trains(config):
+            return 0.0
+        return training_operations(config, VOCABULARY, language_of(config.language).mean_tokens)
+
+    def model_cost(self, config: Config) -> ModelCost:
+        """That of transformers."""
+        weights, parts = weight_count(config.model, VOCABULARY), place_parts(config, VOCABULARY)
+        return ModelCost(weights, parts, [planning_part(config)])
+
+    def stand_in(self, config: Config) -> Config:
+        """A memoriser stands for models."""
+        if not self.trains(config):
+            return config
+        return config.model_copy(update={"learner": config.learner.model_copy(update={"name": "resample"})})
+
+    def smaller(self, config: Config, rows: int, with_whole: bool) -> Config:
+        """As many held-out rows."""
+        measure = {"held_out_rows": rows, "enumerate_every_generations": int(with_whole)}
+        update = {"measure": config.measure.model_copy(update=measure)}
+        return super().smaller(config, rows, with_whole).model_copy(update=update)
+
+    def different_rows(self, config: Config) -> float:
+        """Expressions of the language."""
+        return language_of(config.language).expression_count
+
+    def held_out_rows(self, config: Config) -> int:
+        """Those that losses and distances are measured on."""
+        return config.measure.held_out_rows
+
+    def drawn_rows(self, config: Config) -> int:
+        """Some are rejected where the first real data is a part of the source."""
+        return 2 * config.cycle.rows if config.cycle.first_mass_share < 1 else 0
+
+    def learnt_rows(self, config: Config, training_rows: int) -> int:
+        """Grammars and n-grams are counted in all rows at once."""
+        return training_rows if config.learner.name in ("ngram", "grammar") else training_rows // 3
+
+    def whole_rows(self, config: Config) -> int:
+        """All expressions, where the measures enumerate them."""
+        count = language_of(config.language).expression_count
+        return count if config.measure.enumerate_every_generations and count <= ENUMERATION_LIMIT else 0
+
+    def tail_classes(self, config: Config) -> int:
+        """Tenths, depths, numbers of operators, tokens at the root."""
+        depth = config.language.max_depth
+        return _TENTHS + depth + 1 + 2**depth + _ROOTS
+
+    def working_bytes(self, config: Config, rows: int) -> float:
+        """Judged, parsed, or counted into n-grams."""
+        return rows * (_PARSED_TOKEN_BYTES * config.model.context_tokens + _PARSED_ROW_BYTES)
+
+    def drawing_bytes(self, config: Config, rows: int) -> float:
+        """Full trees."""
+        depth = config.language.max_depth
+        return min(rows, 2**24 >> depth) * 2 ** (depth + 1) * _NODE_BYTES
+
+    def pairwise(self) -> Callable[[np.ndarray], float]:
+        """Diversity."""
+        return measures.diversity
+
+    def probed_every(self, config: Config) -> int:
+        """Where distances are due."""
+        return config.measure.distances_every_generations
+
+    def whole_every(self, config: Config) -> int:
+        """Where the settings say so."""
+        return config.measure.enumerate_every_generations
+
+    def rare(self, config: Config) -> tuple[int, ...]:
+        """Structure, and distances."""
+        return config.measure.structure_every_generations, config.measure.distances_every_generations
