@@ -265,10 +265,13 @@ def presets() -> pd.DataFrame:
     return pd.DataFrame({"purpose": {name: purpose(name) for name in preset_names()}})
 
 
-def settings() -> pd.DataFrame:
-    """Every setting with its default, the values that it may have, and its meaning.
+def settings(system: str = "logic") -> pd.DataFrame:
+    """Every setting of a system with its default, the values that it may have, and its meaning.
 
     A grid over knobs needs no program of its own.
+
+    Raises:
+      InputError: there is no such system.
 
     Example:
       >>> import jaxloop
@@ -276,4 +279,4 @@ def settings() -> pd.DataFrame:
       '0.8'
     """
     names = ["setting", "default", "values", "kind", "meaning"]
-    return pd.DataFrame(describe(), columns=names).set_index("setting")
+    return pd.DataFrame(describe(system), columns=names).set_index("setting")

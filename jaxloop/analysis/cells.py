@@ -12,12 +12,9 @@ from jaxloop.errors import InputError
 LEARNER = "learner.name"
 _CONTROL_SAYS = ("cycle.fresh_share", "cycle.fresh_schedule", "cycle.generated_share")
 _NEEDED = {
-    "metrics": (
-        "loop", "seed", "generation", "control", "diversity", "training_diversity", "outside_share", "held_out_nats",
-        "source_entropy_nats", "untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats",
-    ),
+    "metrics": ("loop", "seed", "generation", "control", "diversity", "training_diversity"),
     "tails": (
-        "loop", "seed", "generation", "classes", "class", "source_share", "model_share", "first_expressions",
+        "loop", "seed", "generation", "classes", "class", "source_share", "model_share", "first_rows",
         "alive_share",
     ),
     "provenance": ("loop", "seed", "generation", "kind", "from_generation", "rows"),

@@ -21,7 +21,7 @@ CATASTROPHIC_ENTROPIES = 2.0
 
 _ROUNDING_NATS = 1e-6
 
-# Labels of tails.csv: 1 has the most probable expressions.
+# Labels of tails.csv: 1 has the most probable rows.
 _MODE_LABELS = [str(tenth) for tenth in range(1, MODE_TENTHS + 1)]
 _TAIL_LABEL = "10"
 
@@ -48,16 +48,21 @@ class Meaning(NamedTuple):
     met: Callable[[pd.Series], pd.Series]  # of those, which meet the criterion
 
 
+def _column(metrics: pd.DataFrame, name: str) -> pd.Series:
+    """One of the standard columns; not a number where the system does not measure it."""
+    return metrics[name] if name in metrics else pd.Series(math.nan, metrics.index, name=name)
+
+
 def _loss_in_entropies(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
-    return metrics["held_out_nats"] / metrics["source_entropy_nats"]
+    return _column(metrics, "held_out_nats") / _column(metrics, "source_entropy_nats")
 
 
 def _rise_in_errors(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """The rise of the loss since generation 0 over its standard error, as if the two were independent: cautious."""
     columns = ["untempered_forward_kl_nats", "untempered_forward_kl_standard_error_nats"]
-    loss, error = (metrics[column] for column in columns)
+    loss, error = (_column(metrics, column) for column in columns)
     loop, generation = (metrics.index.get_level_values(level) for level in ("loop", "generation"))
-    first = metrics.loc[generation == 0, columns].droplevel("generation").reindex(loop).to_numpy(float)
+    first = pd.concat([loss, error], axis=1).loc[generation == 0].droplevel("generation").reindex(loop).to_numpy(float)
     rise = (loss - first[:, 0]) / np.hypot(error, first[:, 1])
     rise = rise.where(np.isfinite(loss), math.inf).where(loss.notna()).where(generation != 0, 0.0)
     return rise.where(np.isfinite(first[:, 0]))
@@ -68,7 +73,10 @@ def _late_slope_in_errors(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Ser
 
     A number of the last generation only: it needs them all.
     """
-    loss_N, generation_N = metrics["held_out_nats"].to_numpy(float), metrics.index.get_level_values("generation")
+    loss_N, generation_N = (
+        _column(metrics, "held_out_nats").to_numpy(float),
+        metrics.index.get_level_values("generation"),
+    )
     generation_N, slope_N = generation_N.to_numpy(), np.full(len(metrics), math.nan)
     for begin, end in _borders(metrics, ["loop"]).tolist():
         slope_N[end - 1] = _late_slope(generation_N[begin:end], loss_N[begin:end])
@@ -95,11 +103,11 @@ def _kept_diversity(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
 
 
 def _alive_modes(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
-    """Alive share of the first data set's expressions in the more probable half of the source."""
+    """Alive share of the first data set's rows in the more probable half of the source."""
     tenths = tenths[tenths["class"].isin(_MODE_LABELS)]
     place = [tenths["loop"], tenths["generation"]]
-    alive = (tenths["alive_share"] * tenths["first_expressions"]).groupby(place).sum()
-    return (alive / tenths["first_expressions"].groupby(place).sum()).reindex(metrics.index)
+    alive = (tenths["alive_share"] * tenths["first_rows"]).groupby(place).sum()
+    return (alive / tenths["first_rows"].groupby(place).sum()).reindex(metrics.index)
 
 
 def _kept_tail(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
@@ -141,7 +149,7 @@ MEANINGS = (
     ),
     Meaning(
         "loss of modes",
-        f"less than {LOST_SHARE:g} of the first data's expressions in the source's tenths 1 to {MODE_TENTHS} alive",
+        f"less than {LOST_SHARE:g} of the first data's rows in the source's tenths 1 to {MODE_TENTHS} alive",
         _alive_modes,
         lambda number: number < LOST_SHARE,
     ),
@@ -154,7 +162,7 @@ MEANINGS = (
     Meaning(
         "false or impossible output",
         f"more than {OUTSIDE_SHARE:g} of the samples outside the source's support",
-        lambda metrics, tenths: metrics["outside_share"],
+        lambda metrics, tenths: _column(metrics, "outside_share"),
         lambda number: number > OUTSIDE_SHARE,
     ),
 )
@@ -192,7 +200,7 @@ def collapse_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -
 
 
 def half_life_rows(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str]) -> list[dict]:
-    """The rows of half_lives.csv: when each tenth of the source had lost half of its mass, and of its expressions.
+    """The rows of half_lives.csv: when each tenth of the source had lost half of its mass, and of its rows.
 
     Args:
       metrics, tails, axes: as `collapse_rows` takes them.

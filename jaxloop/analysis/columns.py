@@ -1,6 +1,7 @@
 """What the columns of metrics.csv mean, and which of them tables, figures and answers go by: those with a role.
 
-A system declares its columns; whoever reads a table asks for a role, never for a name that one system alone has.
+A system declares its columns; whoever reads a table asks for a role, never for a name that one system alone has. Some
+names are the same in all systems that measure such a thing: see STANDARD.
 """
 
 import math
@@ -18,6 +19,18 @@ ROLES = {
 }
 
 
+# Every system has the first two. The others are what collapse is told by, and where one is lacking, that is not told.
+STANDARD = (
+    "diversity",
+    "training_diversity",
+    "held_out_nats",
+    "source_entropy_nats",
+    "untempered_forward_kl_nats",
+    "untempered_forward_kl_standard_error_nats",
+    "outside_share",
+)
+
+
 class Column(NamedTuple):
     """A column of metrics.csv."""
 
@@ -26,6 +39,7 @@ class Column(NamedTuple):
     least: float = -math.inf
     most: float = math.inf
     role: str = ""
+    axis: str = ""  # what it is, in the few words that an axis has room for
 
 
 class Columns:
@@ -41,9 +55,13 @@ class Columns:
         for column in declared:
             if column.role and column.role not in ROLES:
                 raise ValueError(f"{column.name}: {column.role!r} is no role; roles are {', '.join(ROLES)}")
-        for role, fewest in ((DIVERSITY, 1), (TRAINING_DIVERSITY, 1), (UNIQUE, 0)):
-            if not fewest <= len(self._of(role)) <= 1:
-                raise ValueError(f"the role {role!r} is for one column, not {', '.join(self._of(role)) or 'none'}")
+        for role, names in ((DIVERSITY, ["diversity"]), (TRAINING_DIVERSITY, ["training_diversity"])):
+            if self._of(role) != names:
+                raise ValueError(
+                    f"the role {role!r} is for {names[0]!r}, not for {', '.join(self._of(role)) or 'none'}"
+                )
+        if len(self._of(UNIQUE)) > 1:
+            raise ValueError(f"the role {UNIQUE!r} is for one column, not {', '.join(self._of(UNIQUE))}")
 
     def _of(self, role: str) -> list[str]:
         return [column.name for column in self.declared if column.role == role]
@@ -72,6 +90,10 @@ class Columns:
     def summed_up(self) -> list[str]:
         """What summary.csv has beside kept diversity, in order."""
         return [name for name in (self.right, self.unique, *self._of(SUMMED)) if name]
+
+    def axis(self, name: str) -> str:
+        """What a column is, in the few words that an axis has room for."""
+        return next((one.axis for one in self.declared if one.name == name), "")
 
     def bounds(self, name: str) -> tuple[float, float]:
         """The least and the greatest value that a column can have."""

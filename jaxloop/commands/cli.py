@@ -419,11 +419,14 @@ def presets(debug: Debug = False) -> None:
 
 
 @app.command()
-def settings(debug: Debug = False) -> None:
-    """List every setting with its default, meaning and range; a grid over knobs needs no program of its own."""
+def settings(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="Whose settings.")] = "logic",
+    debug: Debug = False,
+) -> None:
+    """List the settings of a system with their defaults, meanings and ranges; a grid over knobs is one program."""
     from jaxloop.config.schema import describe
 
-    for name, default, allowed, kind, meaning in describe():
+    for name, default, allowed, kind, meaning in describe(system):
         print(f"{name:36s} {default:17s} {kind:6s} {meaning} ({allowed})")
 
 

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from jaxloop.config.schema import Config, flat, loops, nearest, section_names, setting_names, validated
+from jaxloop.config.schema import Config, flat, loops, nearest, settings_class, unknown_setting, validated
 from jaxloop.errors import InputError
 
 
@@ -51,9 +51,11 @@ def configured(source: str, settings: dict[str, Any]) -> Config:
 def _configured(source: str, settings: list[tuple[str, Any]], where: str) -> Config:
     scale = next((value for name, value in reversed(settings) if name == "scale"), None)
     table, asked_at = _at_scale(_read_toml(_path_of(source)), scale, source)
+    systems = [{"system": {"name": value}} for name, value in settings if name == "system.name"]
+    of = settings_class(systems[-1] if systems else table, where)
     for name, value in settings:
         if name != "scale":
-            _apply(table, name, value)
+            _apply(table, name, value, of)
     if scale is not None and asked_at and scale not in asked_at and not table.get("grid"):
         raise InputError(f"{source}: has no grid at scale {scale!r}, but at {', '.join(asked_at)}; give it one")
     config = validated(table, where)
@@ -141,7 +143,7 @@ def _at_scale(table: dict, chosen, source: str) -> tuple[dict, list[str]]:
                     f"{source}: {name!r} is no scale{nearest(str(name), plain)}; scales are {', '.join(plain)}"
                 )
         of_scale = _read_toml(_path_of(scale))
-        settings = {name: section for name, section in of_scale.items() if name in section_names()}
+        settings = {name: section for name, section in of_scale.items() if _are_tables(section) and name != "grid"}
         table = _merged(_merged(settings, table), _section(scales, scale))
     if isinstance(table.get("grid"), dict):
         # TOML reads an axis without quotes, cycle.fresh_share = [...], as a table in a table.
@@ -187,7 +189,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     return name, value
 
 
-def _apply(table: dict, name: str, value) -> None:
+def _apply(table: dict, name: str, value: Any, of: type[Config]) -> None:
     """Set something, or an axis of the grid, in place of what is set."""
     section, _, key = name.partition(".")
     if section == "grid" and key:
@@ -195,8 +197,8 @@ def _apply(table: dict, name: str, value) -> None:
         _drop_axes(table, _set_by(axis, value))
         _section(table, "grid")[axis] = value
         return
-    if name not in setting_names() and name != "grid":
-        raise InputError(f"unknown setting {name!r}{nearest(name, setting_names())}")
+    if name not in of.setting_names() and name != "grid":
+        raise InputError(unknown_setting(name, of))
     if key:
         _section(table, section)[key] = value
         _drop_axes(table, {name})

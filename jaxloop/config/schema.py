@@ -9,20 +9,14 @@ import itertools
 import json
 import math
 import tomllib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
+from jaxloop.config.systems import DEFAULT_SYSTEM, SYSTEMS, class_of
 from jaxloop.errors import InputError
-
-KNOBS = (
-    "cycle.fresh_share",
-    "cycle.generated_share",
-    "sample.temperature",
-    "train.learning_rate",
-    "train.weight_decay",
-)
 
 # Memories that hold more rows than one generation has: their controls hold as many.
 GROWING = ("expanding", "window", "fixed_real")
@@ -49,30 +43,24 @@ Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 
 
-def longest_expression_tokens(max_depth: int) -> int:
-    """Length of the longest expression: a full tree of and/or, `<eos>` not counted."""
-    return 4 * 2**max_depth - 3
+def knob(default: Any, **constraints: Any) -> Any:
+    """A field that is only a number in the compiled programs: a grid over knobs compiles nothing more."""
+    return Field(default, json_schema_extra={"knob": True}, **constraints)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of a config."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class LanguageSettings(_Section):
-    """The source of real expressions."""
+class SystemSettings(Section):
+    """What the loop is about."""
 
-    min_depth: int = Field(1, ge=0, le=8, description="no leaf stands above this depth of the tree")
-    max_depth: int = Field(5, ge=1, le=8, description="no operator stands at this depth or below")
-    only_true: bool = Field(True, description="keep only expressions that evaluate to True")
-
-    @model_validator(mode="after")
-    def _depths_in_order(self):
-        if self.min_depth > self.max_depth:
-            raise ValueError(f"min_depth ({self.min_depth}) must not exceed max_depth ({self.max_depth})")
-        return self
+    name: str = Field(description="the system; it decides which other settings there are")
 
 
-class CycleSettings(_Section):
+class CycleSettings(Section):
     """Which rows train each generation."""
 
     name: Literal["full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real"] = (
@@ -80,24 +68,16 @@ class CycleSettings(_Section):
     )
     rows: int = Field(2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
     generations: int = Field(12, ge=1, le=10**5, description="how many models are trained, the first on real rows")
-    fresh_share: Share | None = Field(None, description="part of the new rows that is drawn anew from the source (0)")
+    fresh_share: Share | None = knob(None, description="part of the new rows that is drawn anew from the source (0)")
     fresh_schedule: Schedule | None = Field(
         None, description="the same by generation: [[0, 0.0], [12, 0.5]] is 0 at first, and 0.5 from generation 12 on"
     )
-    generated_share: Share | None = Field(
+    generated_share: Share | None = knob(
         None,
         description="incremental: part of all rows that is new (0.5); other memories: 1 - fresh_share",
     )
     window_generations: Annotated[int, Field(ge=1, le=10**5)] | None = Field(
         None, description="window: how many sets of n rows train, the newest among them (3)"
-    )
-    first_mass_share: float = Field(
-        1.0,
-        ge=0.01,
-        le=1,
-        allow_inf_nan=False,
-        description="the first real rows are drawn from the most probable expressions that hold this part of the "
-        "source's mass",
     )
 
     @model_validator(mode="after")
@@ -178,93 +158,23 @@ class CycleSettings(_Section):
         return self.meaning["fresh_share"] == 1 and self.name in ("full_synthetic", *GROWING)
 
 
-class LearnerSettings(_Section):
+class LearnerSettings(Section):
     """Who is fitted to the rows of each generation and writes the next ones."""
 
-    name: Literal["transformer", "resample", "grammar", "ngram", "oracle"] = Field(
-        "transformer", description="the transformer, or a reference learner whose losses are known"
-    )
-    order: int = Field(5, ge=1, le=20, description="ngram: tokens of the longest gram")
+    name: str = Field(description="the learner, one of those of the system")
 
 
-class ModelSettings(_Section):
-    """The transformer."""
-
-    layers: int = Field(2, ge=1, le=100, description="blocks of attention and perceptron")
-    heads: int = Field(4, ge=1, le=1000, description="attention heads a block; divides the width")
-    width: int = Field(64, ge=1, le=100_000, description="size of the stream between blocks")
-    context_tokens: int = Field(128, ge=2, le=100_000, description="longest row, `<eos>` included")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped in training")
-    activations: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="dtype of activations; auto: float32 on the CPU, bfloat16 on accelerators"
-    )
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self):
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
-        return self
-
-
-class TrainSettings(_Section):
-    """How each generation's model is trained, from scratch."""
-
-    steps: Count = Field(1000, description="optimiser steps")
-    batch_expressions: Count = Field(100, description="expressions a step; some 20 tokens each at max_depth 5")
-    row_tokens: int = Field(
-        0,
-        ge=0,
-        le=10**6,
-        description="positions a packed row, at least model.context_tokens; 0: what costs least for the language",
-    )
-    learning_rate: Positive = Field(3e-3, description="AdamW's peak step size")
-    final_learning_rate_share: Share = Field(0.1, description="part of it left at the end of the cosine")
-    warmup_steps: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
-    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW's decay of the second moment")
-    weight_decay: float = Field(0.1, ge=0, le=1e6, allow_inf_nan=False, description="on matrices, not on norms")
-    clip_norm: Positive = Field(1.0, description="largest global norm of a gradient")
-    validation_share: float = Field(
-        0.1, gt=0, le=0.5, description="part of the generation's rows that chooses the best parameters"
-    )
-    evaluate_every_steps: Count = Field(100, description="steps between looks at the validation rows")
-    patience_evaluations: int = Field(
-        0, ge=0, le=10**9, description="stop after this many looks without improvement; 0: never"
-    )
-
-
-class SampleSettings(_Section):
+class SampleSettings(Section):
     """How a model writes the next rows."""
 
-    temperature: float = Field(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
-    batch_rows: Count = Field(500, description="sequences that are written side by side, as one prefix tree")
+    temperature: float = knob(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
 
 
-class MeasureSettings(_Section):
+class MeasureSettings(Section):
     """What is measured beside the samples themselves."""
 
-    held_out_rows: int = Field(1000, ge=10, le=10**7, description="real rows that no model trains on")
-    alive_share: float = Field(
-        0.1,
-        gt=0,
-        le=1,
-        description="an expression is alive while its probability is at least this part of the true one",
-    )
-    structure_every_generations: int = Field(
-        1, ge=0, le=10**5, description="canonical forms, shapes, distinct n-grams: every so many generations; 0: never"
-    )
-    distances_every_generations: int = Field(
-        1,
-        ge=0,
-        le=10**5,
-        description="distances to the source, survival of its tails: every so many generations; 0: never",
-    )
-    enumerate_every_generations: int = Field(
-        0, ge=0, le=10**5, description="the same by sums over the whole language: every so many generations; 0: never"
-    )
 
-
-class PopulationSettings(_Section):
+class PopulationSettings(Section):
     """How loops are spread over devices; decides speed and memory, and of results the rounding only."""
 
     loops_per_device: int = Field(
@@ -275,7 +185,7 @@ class PopulationSettings(_Section):
     )
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """What is kept on disk beside the results; decides no result."""
 
     models_every_generations: int = Field(
@@ -286,16 +196,19 @@ class StoreSettings(_Section):
     )
 
 
-class Config(_Section):
-    """One run: the settings of every loop, the seeds, and the grid of settings that are varied."""
+class Config(Section):
+    """One run: the settings of every loop, the seeds, and the grid of settings that are varied.
+
+    Each system has a class of its own, with the sections that it adds, and its own classes in place of some of these.
+    """
+
+    system_class: ClassVar[str]  # where the system lies, "module:Class"
 
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, description="one loop each, per cell")
     controls: bool = Field(False, description="beside each cell the loop that is trained on fresh data only")
-    language: LanguageSettings = LanguageSettings()
+    system: SystemSettings
     cycle: CycleSettings = CycleSettings()
-    learner: LearnerSettings = LearnerSettings()
-    model: ModelSettings = ModelSettings()
-    train: TrainSettings = TrainSettings()
+    learner: LearnerSettings
     sample: SampleSettings = SampleSettings()
     measure: MeasureSettings = MeasureSettings()
     population: PopulationSettings = PopulationSettings()
@@ -304,19 +217,40 @@ class Config(_Section):
         {}, description="settings that are varied (or sections: several settings at once); every combination is a cell"
     )
 
+    @classmethod
+    def sections(cls) -> dict[str, type[Section]]:
+        """The sections, and the class of each."""
+        fields = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: of for name, of in fields.items() if isinstance(of, type) and issubclass(of, Section)}
+
+    @classmethod
+    def settings_of_sections(cls) -> dict[str, FieldInfo]:
+        """The field of every `section.key`."""
+        return {f"{name}.{key}": field for name, of in cls.sections().items() for key, field in of.model_fields.items()}
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """Every setting, those of a section as `section.key`."""
+        return [*_TOP_LEVEL, *cls.settings_of_sections()]
+
+    @classmethod
+    def knobs(cls) -> list[str]:
+        """The settings that are only numbers in the compiled programs."""
+        extras = {name: field.json_schema_extra for name, field in cls.settings_of_sections().items()}
+        return [name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("knob")]
+
+    @classmethod
+    def axis_names(cls) -> list[str]:
+        """Every setting that a grid may vary."""
+        names = cls.settings_of_sections()
+        return [name for name in names if name.split(".")[0] not in DECIDING_NOTHING and name != "system.name"]
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings, or sections, that decide nothing with these others, and which others: `learner.name = "oracle"`."""
+        return {}
+
     @model_validator(mode="after")
-    def _sections_fit(self):
-        longest = longest_expression_tokens(self.language.max_depth)
-        context = self.model.context_tokens
-        if context <= longest:
-            raise ValueError(
-                f"model.context_tokens ({context}) cannot hold the longest expression of language.max_depth "
-                f"{self.language.max_depth}: {longest} tokens and <eos>; set it to at least {longest + 1}"
-            )
-        if 0 < self.train.row_tokens < context:
-            raise ValueError(
-                f"train.row_tokens ({self.train.row_tokens}) must be at least model.context_tokens ({context}), or 0"
-            )
+    def _seeds_differ(self):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: each seed once, not {shortened(self.seeds)}")
         return self
@@ -333,11 +267,13 @@ class Config(_Section):
                 raise ValueError(f'grid: "{axis}" needs at least one value')
             if any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f'grid: "{axis}" has a value twice: {shortened(values)}')
-            for setting in _settings_of_axis(axis, values):
-                if setting not in _axis_names():
+            for setting in self._settings_of_axis(axis, values):
+                if setting not in self.axis_names():
+                    if setting == "system.name":
+                        raise ValueError("grid: system.name is no axis; a run is about one system")
                     if setting.partition(".")[0] in DECIDING_NOTHING:
                         raise ValueError(f"grid: {setting} decides no result and cannot be varied; set it for the run")
-                    raise ValueError(f"grid: unknown setting {setting!r}{nearest(setting, _axis_names())}")
+                    raise ValueError(f"grid: unknown setting {setting!r}{nearest(setting, self.axis_names())}")
                 if setting in axis_of:
                     raise ValueError(f'grid: "{axis}" and "{axis_of[setting]}" both set {setting}')
                 axis_of[setting] = axis
@@ -346,18 +282,18 @@ class Config(_Section):
     @property
     def axes(self) -> list[str]:
         """Every setting that the grid sets, in order: the columns that tell its cells apart."""
-        return [setting for axis, values in self.grid.items() for setting in _settings_of_axis(axis, values)]
+        return [setting for axis, values in self.grid.items() for setting in self._settings_of_axis(axis, values)]
 
-
-def _settings_of_axis(axis: str, values: list) -> list[str]:
-    """The settings that an axis of the grid sets: one, or those of a section that any of its values has."""
-    if axis not in section_names():
-        return [axis]
-    if not all(isinstance(value, dict) and value for value in values):
-        raise ValueError(
-            f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {shortened(values)}'
-        )
-    return [f"{axis}.{key}" for key in dict.fromkeys(key for value in values for key in value)]
+    @classmethod
+    def _settings_of_axis(cls, axis: str, values: list) -> list[str]:
+        """The settings that an axis of the grid sets: one, or those of a section that any of its values has."""
+        if axis not in cls.sections():
+            return [axis]
+        if not all(isinstance(value, dict) and value for value in values):
+            raise ValueError(
+                f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {shortened(values)}'
+            )
+        return [f"{axis}.{key}" for key in dict.fromkeys(key for value in values for key in value)]
 
 
 class Loop(NamedTuple):
@@ -459,36 +395,23 @@ def differences(old: str, new: str) -> list[str]:
     ]
 
 
-def describe() -> list[tuple[str, str, str, str, str]]:
-    """(setting, default, range, `knob` or `static`, meaning) for every setting."""
+def describe(system: str = DEFAULT_SYSTEM) -> list[tuple[str, str, str, str, str]]:
+    """(setting, default, range, `knob` or `static`, meaning) for every setting of a system.
+
+    Raises:
+      InputError: there is no such system.
+    """
+    of = settings_class({"system": {"name": system}}, "settings")
     rows = [
-        ("seeds", "[0]", "each >= 0", "static", Config.model_fields["seeds"].description),
-        ("controls", "false", "true or false", "static", Config.model_fields["controls"].description),
+        ("seeds", "[0]", "each >= 0", "static", of.model_fields["seeds"].description),
+        ("controls", "false", "true or false", "static", of.model_fields["controls"].description),
     ]
-    for name, setting in _section_fields().items():
+    knobs = of.knobs()
+    for name, setting in of.settings_of_sections().items():
         default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
-        kind = "knob" if name in KNOBS else "static"
+        kind = "knob" if name in knobs else "static"
         rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
     return rows
-
-
-def section_names() -> list[str]:
-    """The sections of a config."""
-    return [name for name in Config.model_fields if name not in _TOP_LEVEL and name != "grid"]
-
-
-def _section_fields() -> dict:
-    """The schema's field of every `section.key`."""
-    return {
-        f"{section}.{key}": setting
-        for section in section_names()
-        for key, setting in type(Config.model_fields[section].default).model_fields.items()
-    }
-
-
-def _axis_names() -> list[str]:
-    """Every setting that a grid may vary."""
-    return [name for name in _section_fields() if name.split(".")[0] not in DECIDING_NOTHING]
 
 
 def _range_of(annotation) -> str:
@@ -501,13 +424,10 @@ def _range_of(annotation) -> str:
         return "true or false"
     if schema["type"] == "array":
         return "[[0, share], [generation, share], ...]"
+    if "const" in schema:
+        return schema["const"]
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     return ", ".join(f"{sign} {schema[bound]:g}" for bound, sign in signs.items() if bound in schema)
-
-
-def setting_names() -> list[str]:
-    """Every setting, those of a section as `section.key`."""
-    return [*_TOP_LEVEL, *_section_fields()]
 
 
 def nearest(word: str, known) -> str:
@@ -536,14 +456,41 @@ def shortened(value: Any) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
+def settings_class(table: dict, where: str) -> type[Config]:
+    """The class of the configs of the system that a table names.
+
+    Raises:
+      InputError: there is no such system.
+    """
+    system = table.get("system")
+    name = system.get("name", DEFAULT_SYSTEM) if isinstance(system, dict) else DEFAULT_SYSTEM
+    if isinstance(name, str) and name in SYSTEMS:
+        return class_of(name)
+    hint = nearest(name, SYSTEMS) if isinstance(name, str) else ""
+    known = ", ".join(SYSTEMS)
+    raise InputError(f"{where}: system.name: {shortened(name)} is no system{hint}; systems are {known}")
+
+
+def unknown_setting(name: str, of: type[Config]) -> str:
+    """What is said of a setting that configs of this class have not."""
+    said = f"unknown setting {shortened(name)}"
+    for system in SYSTEMS:
+        other = class_of(system)
+        if other is not of and name in (*other.setting_names(), *other.sections()):
+            this = of.model_fields["system"].default.name
+            return f"{said}; it belongs to system.name = {system!r}, and this is {this!r}"
+    return f"{said}{nearest(name, of.setting_names())}"
+
+
 def validated(table: dict, where: str) -> Config:
     """The config of a table.
 
     Raises:
       InputError: it breaks the schema; `where` is what is named for it.
     """
+    of = settings_class(table, where)
     try:
-        return Config.model_validate(table)
+        return of.model_validate(table)
     except RecursionError:
         raise InputError(f"{where}: nested too deeply") from None
     except ValidationError as error:
@@ -551,7 +498,7 @@ def validated(table: dict, where: str) -> Config:
         for fault in faults[:_MOST_FAULTS]:
             name = ".".join(str(part) for part in fault["loc"])
             if fault["type"] == "extra_forbidden":
-                lines.append(f"unknown setting {shortened(name)}{nearest(name, setting_names())}")
+                lines.append(unknown_setting(name, of))
             else:
                 message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should")
                 given = f" (got {shortened(fault['input'])})" if name and not isinstance(fault["input"], dict) else ""

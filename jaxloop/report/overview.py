@@ -90,7 +90,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], c
     panel.annotate("real data", (0, real), xytext=(3, 2), textcoords="offset points", fontsize="small")
     _draw_lines(panel, cells, colours, lambda rows: rows.assign(value=rows["diversity"]), shown)
     room_for_the_words = max(panel.get_ylim()[1], 1.12 * real)
-    panel.set(ylabel="diversity of samples\n(mean normalised Levenshtein distance)", ylim=(0, room_for_the_words))
+    panel.set(ylabel=f"diversity of samples\n({columns.axis('diversity')})", ylim=(0, room_for_the_words))
     handles = legend_handles(cells, colours, learners)
     if len(handles) <= 4:
         panel.legend(handles=handles, fontsize="small", loc="lower left")
@@ -104,7 +104,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], c
 
         below = figure.add_subplot(grid[len(heights) - 1, :], sharex=panel)
         _draw_lines(below, cells, colours, tail_of, shown)
-        below.set(ylabel="least probable tenth of the source:\nshare of its expressions alive", ylim=(0, 1.05))
+        below.set(ylabel="least probable tenth of the source:\nshare of its rows alive", ylim=(0, 1.05))
         panel = below
     panel.set(xlabel="generation", xlim=(0, last_generation))
     panel.xaxis.get_major_locator().set_params(integer=True)

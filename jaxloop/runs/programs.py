@@ -1,11 +1,12 @@
 """Which loops of a run go through the same compiled programs, and in which order the programs are run."""
 
-from jaxloop.config.schema import KNOBS, Config, Loop
+from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop
 from jaxloop.loop.interfaces import Program
 from jaxloop.loop.memories import memory_of
 from jaxloop.systems.registry import system_of
 
-_SECTIONS = ("language", "learner", "model", "train", "sample")
+# Their settings enter by what they come to.
+_ELSEWHERE = ("cycle", "measure", *DECIDING_NOTHING)
 
 
 def programs(loops: list[Loop]) -> list[Program]:
@@ -19,15 +20,16 @@ def programs(loops: list[Loop]) -> list[Program]:
 
 def _what_decides(config: Config) -> tuple:
     """Everything that enters a learner's shapes and programs."""
+    knobs, system, cycle = config.knobs(), system_of(config), config.cycle
     settings = tuple(
-        (name, value)
-        for section in _SECTIONS
-        for name, value in ((f"{section}.{key}", value) for key, value in getattr(config, section))
-        if name not in KNOBS
+        (f"{section}.{key}", value)
+        for section in config.sections()
+        if section not in _ELSEWHERE
+        for key, value in getattr(config, section)
+        if f"{section}.{key}" not in knobs
     )
-    cycle, measure = config.cycle, config.measure
-    rows = cycle.rows, memory_of(cycle).training_rows(cycle.generations - 1), measure.held_out_rows
-    return settings, rows, measure.enumerate_every_generations > 0
+    rows = cycle.rows, memory_of(cycle).training_rows(cycle.generations - 1), system.held_out_rows(config)
+    return settings, rows, system.whole_every(config) > 0
 
 
 def training_operations(config: Config) -> float:

@@ -115,6 +115,10 @@ class System(abc.ABC):
         """The parameters that the learner gives back, as `jax.ShapeDtypeStruct`; empty where it gives none."""
         return {}
 
+    def expected(self, config: Config) -> dict[str, np.ndarray]:
+        """Closed forms: of columns by name the mean over seeds in each generation, (G,), where it is known."""
+        return {}
+
     # What a plan asks, so that a run that cannot fit is refused before it begins.
 
     def trains(self, config: Config) -> bool:

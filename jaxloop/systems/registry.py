@@ -1,6 +1,7 @@
-"""The systems by what a config names: so far the one of logic expressions."""
+"""The system that a config names."""
 
 import functools
+import importlib
 
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config
@@ -8,15 +9,14 @@ from jaxloop.systems.interfaces import System
 
 
 @functools.cache
-def _logic() -> System:
-    from jaxloop.systems.logic.system import Logic
-
-    return Logic()
+def _made(path: str) -> System:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)()
 
 
 def system_of(config: Config) -> System:
     """The system that a config names."""
-    return _logic()
+    return _made(type(config).system_class)
 
 
 def columns_of(config: Config) -> Columns:

@@ -49,7 +49,7 @@ def verdicts(**columns) -> dict[str, object]:
                         "source_share": 0.1,
                         "model_share": 0.1 * (tail if tenth == 10 else 1),
                         # The modes are tenths 1 to 5: the others must not count.
-                        "first_expressions": 10.0 * tenth,
+                        "first_rows": 10.0 * tenth,
                         "alive_share": alive if tenth <= 5 else 0.0,
                     }
                 )
@@ -117,7 +117,7 @@ def test_no_tails_are_no_verdict():
     metrics = pd.DataFrame(
         [{"loop": 0, "seed": 0, "generation": g, "control": 0, **row} for g, row in course().items()]
     )
-    columns = ["loop", "generation", "classes", "class", "source_share", "model_share", "first_expressions"]
+    columns = ["loop", "generation", "classes", "class", "source_share", "model_share", "first_rows"]
     rows = collapse_rows(metrics, pd.DataFrame(columns=[*columns, "alive_share"]), [])
     by_name = {row["meaning"]: row for row in rows}
     for name in ("loss of modes", "loss of the tail"):
@@ -135,9 +135,7 @@ def test_half_lives_are_the_first_generations_below_one_half():
                 kept = 0.4 if loop == 0 and generation == 2 and tenth == 10 else 0.6
                 alive = 0.1 if loop == 1 and generation >= 3 and tenth == 2 else 1.0
                 row = {"classes": "tenth", "class": str(tenth), "source_share": 0.1, "model_share": 0.1 * kept}
-                tails.append(
-                    {**place, **row, "first_expressions": 1.0, "alive_share": math.nan if tenth == 7 else alive}
-                )
+                tails.append({**place, **row, "first_rows": 1.0, "alive_share": math.nan if tenth == 7 else alive})
     frames = (pd.DataFrame(rows).sample(frac=1, random_state=1) for rows in (metrics, tails))
     found = {(row["loop"], row["tenth"]): row for row in half_life_rows(*frames, ["cycle.fresh_share"])}
     assert list(found) == [(loop, tenth) for loop in (0, 1) for tenth in range(1, 11)]

@@ -53,8 +53,8 @@ def test_a_system_without_right_and_wrong_has_its_answer_and_figures(tmp_path):
     ("declared", "said"),
     [
         ((*POINTS.declared, Column("x", "", role="quality")), "x: 'quality' is no role; roles are part, diversity"),
-        ((*POINTS.declared, Column("x", "", role=DIVERSITY)), "is for one column, not diversity, x"),
-        ((Column("true_share", "", role=PART),), "'diversity' is for one column, not none"),
+        ((*POINTS.declared, Column("x", "", role=DIVERSITY)), "is for .diversity., not for diversity, x"),
+        ((Column("true_share", "", role=PART),), "is for .diversity., not for none"),
     ],
 )
 def test_roles_that_cannot_be_are_refused(declared, said):

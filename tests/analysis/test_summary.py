@@ -363,7 +363,7 @@ def test_a_thousand_cells_take_seconds():
     tails = pd.DataFrame(
         [
             {"loop": loop, "generation": generation, "classes": "tenth", "class": str(tenth), "source_share": 0.1,
-             "model_share": 0.1, "first_expressions": 5, "alive_share": 1.0}
+             "model_share": 0.1, "first_rows": 5, "alive_share": 1.0}
             for loop in range(1000) for generation in range(3) for tenth in range(1, 11)
         ]
     )  # fmt: skip

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from jaxloop.config import presets as presets_module
 from jaxloop.config.presets import configured, load, preset_folder, preset_names
-from jaxloop.config.schema import KNOBS, Config, CycleSettings, describe, differences, dump, loops
+from jaxloop.config.schema import CycleSettings, describe, differences, dump, loops
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.language import Language
+from jaxloop.systems.logic.settings import LogicConfig
 
 PRESETS = sorted(path.stem for path in preset_folder().glob("*.toml"))
 
@@ -113,7 +114,7 @@ def test_preset_loads_and_expands(name):
 def test_preset_holds_only_what_differs(name):
     """Catches a preset that writes out a default, or its scale's setting: a later change would not reach it."""
     table = tomllib.loads((preset_folder() / f"{name}.toml").read_text(encoding="utf-8"))
-    defaults = (load(table["scale"]) if "scale" in table else Config()).model_dump()
+    defaults = (load(table["scale"]) if "scale" in table else LogicConfig()).model_dump()
     same = [
         f"{section}.{key}"
         for section, settings in table.items()
@@ -140,21 +141,21 @@ def test_paper_presets_have_the_paper_sizes():
 
 def test_describe_lists_every_setting():
     """Catches a setting that the documentation leaves out, or states with a default that it does not have."""
-    defaults = Config().model_dump(exclude={"grid"})
+    defaults = LogicConfig().model_dump(exclude={"grid"})
     expected = {name: defaults.pop(name) for name in ("seeds", "controls")}
     expected |= {f"{section}.{key}": value for section, keys in defaults.items() for key, value in keys.items()}
     rows = describe()
     assert sorted(row[0] for row in rows) == sorted(expected)
     for name, default, allowed, kind, meaning in rows:
         assert (None if default == "unset" else tomllib.loads(f"x = {default}")["x"]) == expected[name]
-        assert kind == ("knob" if name in KNOBS else "static")
+        assert kind == ("knob" if name in LogicConfig.knobs() else "static")
         assert len(meaning) > 10
         assert allowed
 
 
 def test_knobs_are_settings():
     """Catches an axis of the grid that is renamed in the schema only."""
-    assert set(KNOBS) < {row[0] for row in describe()}
+    assert set(LogicConfig.knobs()) < {row[0] for row in describe()}
 
 
 # Overrides
@@ -239,7 +240,9 @@ def test_loops_are_the_product_of_axes_and_seeds():
         assert loop.index == index
         assert cell.grid == {}
         assert (
-            (cell.cycle.rows, cell.model.context_tokens) == (load("quick").cycle.rows, 16) != (Config().cycle.rows, 128)
+            (cell.cycle.rows, cell.model.context_tokens)
+            == (load("quick").cycle.rows, 16)
+            != (LogicConfig().cycle.rows, 128)
         )
 
 
@@ -404,7 +407,7 @@ RANGES = {
 def test_every_number_has_a_range():
     """Catches a new setting whose range nobody tests."""
     described = {row[0] for row in describe()}
-    assert described - set(RANGES) == {"language.only_true", "controls"}
+    assert described - set(RANGES) == {"language.only_true", "controls", "system.name"}
     assert set(RANGES) < described
 
 
@@ -414,10 +417,10 @@ def test_value_out_of_range(name, value):
     assert name in refused("quick", f"{name}={value}")
 
 
-WORDS = ("cycle.name", "learner.name", "model.activations")
+WORDS = ("system.name", "cycle.name", "learner.name", "model.activations")
 TRUTHS = ("language.only_true", "controls")
 NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
-FLOATS = [*KNOBS, "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]
+FLOATS = [*LogicConfig.knobs(), "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]
 FLOATS += ["train.clip_norm", "train.validation_share", "measure.alive_share"]
 FLOATS += ["cycle.first_mass_share", "cycle.fresh_schedule"]
 
@@ -600,7 +603,7 @@ def test_source_is_refused(source):
 
 def test_empty_file_is_the_defaults(file):
     """Catches defaults that do not fit each other."""
-    assert load(file("")) == Config()
+    assert load(file("")) == LogicConfig()
 
 
 # Grids of any setting

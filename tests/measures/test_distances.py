@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from jaxloop.config.schema import LanguageSettings
 from jaxloop.learners.reference import autoregressive
 from jaxloop.learners.reference.ngram import NGram
 from jaxloop.measures.distances import (
@@ -24,6 +23,7 @@ from jaxloop.systems.logic import census
 from jaxloop.systems.logic.judge import judge_jitted
 from jaxloop.systems.logic.language import Language, language_of
 from jaxloop.systems.logic.oracle import Oracle
+from jaxloop.systems.logic.settings import LanguageSettings
 from jaxloop.systems.logic.tails import Rows, Tails, alive_shares, describe_rows, estimated_shares, exact_shares
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 

@@ -33,7 +33,7 @@ def tables(learners, shares, seeds, generations=3, tails=True, controls=True) ->
             loss = {"untempered_forward_kl_nats": "", "untempered_forward_kl_standard_error_nats": ""}
             metrics.append({**place, **row, **measures, **known, **loss})
             for tenth in range(1, 11):
-                shares_of = {"source_share": 0.1, "model_share": 0.08, "first_expressions": 3.0, "alive_share": 0.5}
+                shares_of = {"source_share": 0.1, "model_share": 0.08, "first_rows": 3.0, "alive_share": 0.5}
                 tail_rows.append({**place, "classes": "tenth", "class": tenth, **shares_of})
     as_text = [[{key: str(value) for key, value in row.items()} for row in rows] for rows in (metrics, tail_rows)]
     return as_frame(as_text[0], "metrics"), as_frame(as_text[1] if tails else [], "tails")

@@ -16,7 +16,7 @@ from jaxloop.config.schema import loops
 from jaxloop.errors import InputError
 from jaxloop.learners.transformer.costs import place_parts, weight_count
 from jaxloop.learners.transformer.model import make_model
-from jaxloop.runs import capacity, costs, resources, runner
+from jaxloop.runs import costs, resources, runner
 from jaxloop.runs.capacity import make_learner, needed_bytes
 from jaxloop.runs.costs import require_memory, size_text, total
 from jaxloop.runs.measuring import measures_of

@@ -21,9 +21,11 @@ from jaxloop.runs import trials
 from jaxloop.runs.plan import ProgramPlan, plan
 from jaxloop.runs.resources import Disk
 from jaxloop.runs.trials import HostCost, HostTrial, pair_counts
+from jaxloop.systems.logic.system import Logic
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 from jaxloop.systems.registry import system_of
 
+LOGIC = Logic()
 MIXED = (
     "grid={'model.width' = [16, 32], 'learner.name' = ['transformer', 'resample'], 'cycle.fresh_share' = [0.0, 0.5]}"
 )
@@ -131,18 +133,18 @@ def test_measuring_is_planned_with_its_square():
 def test_disk_and_files_are_those_of_the_run(tmp_path):
     """Catches a disk that fills in the second week, or a quota of files that ends a grid."""
     settings = ["cycle.generations=6", "cycle.rows=400", "seeds=[0, 1, 2, 3, 4]", "cycle.name=balanced", "grid={}"]
-    resample = planning._HostPlan(loops(tiny_config(*settings, "learner.name=resample")))
+    resample = planning._HostPlan(loops(tiny_config(*settings, "learner.name=resample")), LOGIC)
     run_tiny(tmp_path / "run", *settings, "learner.name=resample")
     sizes = [path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert resample.files == pytest.approx(len(sizes), abs=12)
     assert 0.6 < resample.disk_bytes / sum(sizes) < 1.6
-    trained = planning._HostPlan(loops(tiny_config(*settings)))
+    trained = planning._HostPlan(loops(tiny_config(*settings)), LOGIC)
     weights = 4 * weight_count(tiny_config().model, VOCABULARY)
     assert trained.disk_bytes - resample.disk_bytes == pytest.approx(5 * weights, rel=0.5)
     run_tiny(tmp_path / "trained", *settings)
     models = [path.stat().st_size for path in (tmp_path / "trained/models").rglob("*") if path.is_file()]
     assert trained.files - resample.files == pytest.approx(len(models), rel=0.3)
-    often = planning._HostPlan(loops(tiny_config(*settings, "store.models_every_generations=2")))
+    often = planning._HostPlan(loops(tiny_config(*settings, "store.models_every_generations=2")), LOGIC)
     assert often.files - resample.files == 4 * (trained.files - resample.files), "generations 0, 2, 4, and 5"
 
 

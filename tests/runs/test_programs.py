@@ -8,8 +8,8 @@ from tiny import run_tiny, tiny_config
 
 from jaxloop.config.schema import loops
 from jaxloop.learners.transformer.costs import operations_per_position
-from jaxloop.systems.logic import system
 from jaxloop.runs.programs import programs, training_operations
+from jaxloop.systems.logic import system
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.vocabulary import VOCABULARY

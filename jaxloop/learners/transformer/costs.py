@@ -4,9 +4,10 @@ import math
 
 import jax
 
-from jaxloop.config.schema import Config, ModelSettings
+from jaxloop.config.schema import Config
 from jaxloop.learners.transformer.packing import most_rows
 from jaxloop.learners.transformer.sample import batch_count, chunk_prefixes
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.interfaces import Part
 from jaxloop.loop.memories import memory_of

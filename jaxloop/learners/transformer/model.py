@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer.attention import attend
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
 
 

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.placement import most_of_mapped
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.packing import RowShape, plan, sort_rows
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.transformer.train import Corpus, make_read, take_chunk
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.rows import unique_rows

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxloop.config.schema import TrainSettings
 from jaxloop.learners.transformer.model import Model
 from jaxloop.learners.transformer.packing import Plan, Rows, RowShape, Step, lay_out, most_rows, step_of
+from jaxloop.learners.transformer.settings import TrainSettings
 from jaxloop.learners.vocabulary import Vocabulary
 
 

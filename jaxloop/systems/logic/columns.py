@@ -3,8 +3,8 @@
 from jaxloop.analysis.columns import DIVERSITY, PART, SUMMED, TRAINING_DIVERSITY, UNIQUE, Column, Columns
 
 
-def _share(name: str, meaning: str, role: str = "") -> Column:
-    return Column(name, meaning, 0.0, 1.0, role)
+def _share(name: str, meaning: str, role: str = "", axis: str = "") -> Column:
+    return Column(name, meaning, 0.0, 1.0, role, axis)
 
 
 def _positive(name: str, meaning: str, role: str = "") -> Column:
@@ -28,6 +28,7 @@ COLUMNS = Columns(
             "mean over all pairs of samples of the token-level Levenshtein distance divided by the longer length, "
             "exactly",
             DIVERSITY,
+            axis="mean normalised Levenshtein distance",
         ),
         _share("true_diversity", "the same over the true samples alone"),
         _share("unique_share", "different samples, of all samples", UNIQUE),

@@ -30,9 +30,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxloop.config.schema import LanguageSettings, longest_expression_tokens
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.judge import INVALID, TRUE_VERDICT, judge_jitted
+from jaxloop.systems.logic.settings import LanguageSettings, longest_expression_tokens
 from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY
 
 ENUMERATION_LIMIT = 1_000_000

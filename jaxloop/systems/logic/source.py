@@ -7,10 +7,11 @@ import functools
 
 import numpy as np
 
-from jaxloop.config.schema import Config, LanguageSettings
+from jaxloop.config.schema import Config
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.systems.logic import census
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.settings import LanguageSettings
 
 _TYPICAL_ROWS = 2000
 

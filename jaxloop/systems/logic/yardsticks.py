@@ -225,7 +225,7 @@ class Yardsticks(Measures):
                         "source_share": float(source_share),
                         "model_share": share.value,
                         "model_share_standard_error": share.standard_error,
-                        "first_expressions": float(first_count),
+                        "first_rows": float(first_count),
                         "alive_share": float(alive),
                     }
                 )

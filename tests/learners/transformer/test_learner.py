@@ -191,7 +191,7 @@ def test_a_vocabulary_of_another_size_from_training_to_probabilities():
     # A word, the one after it, and the end.
     first_N = np.random.default_rng(0).integers(0, 11, 400)
     training_NxT = np.stack([first_N, (first_N + 1) % 11, np.full(400, 11)], axis=1).astype(np.uint8)
-    learner = TransformerLearner(config, 1, vocabulary, training_NxT)
+    learner = TransformerLearner(config, 1, 400, vocabulary, training_NxT)
     words = [
         [*word, *[11] * (width - len(word))]
         for length in range(4)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer.attention import attend
 from jaxloop.learners.transformer.model import look_up, make_model, parameter_count
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 SETTINGS = ModelSettings(layers=2, heads=2, width=16, context_tokens=24)

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.config.schema import ModelSettings
 from jaxloop.learners.transformer import sample as sample_module
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.sample import Batches, batch_count, choose, chunk_prefixes, make_sample
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 

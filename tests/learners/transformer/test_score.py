@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from tiny import tasks_of, tiny_config
 
-from jaxloop.config.schema import ModelSettings, loops
+from jaxloop.config.schema import loops
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape
 from jaxloop.learners.transformer.sample import Batches, make_sample
 from jaxloop.learners.transformer.score import in_order, make_probe, make_score
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY

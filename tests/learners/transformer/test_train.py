@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxloop.config.schema import ModelSettings, TrainSettings
 from jaxloop.learners.transformer.model import Model, make_model
 from jaxloop.learners.transformer.packing import Rows, RowShape, batch_order, plan, sort_rows, whole_plan
+from jaxloop.learners.transformer.settings import ModelSettings, TrainSettings
 from jaxloop.learners.transformer.train import (
     Corpus,
     Training,

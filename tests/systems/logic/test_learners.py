@@ -8,13 +8,14 @@ import pytest
 from tiny import Silent, results, run_silently, run_tiny, tiny_config
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import LearnerSettings, loops
+from jaxloop.config.schema import loops
 from jaxloop.errors import InputError
 from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import run_loops
 from jaxloop.runs.measuring import tables_of
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.learners import FITS, reference_learner
+from jaxloop.systems.logic.settings import LogicLearnerSettings
 from jaxloop.systems.logic.system import Logic
 from jaxloop.systems.logic.yardsticks import WHOLE
 
@@ -25,7 +26,7 @@ def silent(*_) -> None:
 
 def test_every_learner_that_may_be_asked_for_is_there():
     """Catches a name that the settings allow and nobody fits: a run would break off where its turn comes."""
-    assert {"transformer", *FITS} == set(get_args(LearnerSettings.model_fields["name"].annotation))
+    assert {"transformer", *FITS} == set(get_args(LogicLearnerSettings.model_fields["name"].annotation))
 
 
 def fitted(name: str):
