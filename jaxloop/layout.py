@@ -12,6 +12,7 @@
     samples/loop_000/generation_000.npz     every sample, and what the judge said of it
     checkpoints/loop_000/0/state.npz        the carry of the loop and its samples (the last two generations)
     seals/loop_000/generation_000.json      digests of all that is there of the loop, but models (the last two)
+    seals/loop_000/announced.json           there while several generations are written together
     models/loop_000/generation_000/         the loop's newest model, and others that are to stay, as Orbax writes them
     models/loop_000/generation_000.json     digests of all files of that model
     figures/
@@ -68,6 +69,11 @@ def checkpoint_folder(run: Path, loop: int, generation: int) -> Path:
 def seal_path(run: Path, loop: int, generation: int) -> Path:
     """What says that a generation of one loop is finished."""
     return loop_folder(run, "seals", loop) / f"generation_{generation:03d}.json"
+
+
+def announcement_path(run: Path, loop: int) -> Path:
+    """What says that rows of several generations of one loop may stand in its tables before one of them is sealed."""
+    return loop_folder(run, "seals", loop) / "announced.json"
 
 
 def model_folder(run: Path, loop: int, generation: int) -> Path:

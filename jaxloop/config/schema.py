@@ -188,6 +188,12 @@ class PopulationSettings(Section):
 class StoreSettings(Section):
     """What is kept on disk beside the results; decides no result."""
 
+    samples_every_generations: int = Field(
+        1,
+        ge=0,
+        le=10**5,
+        description="samples that are kept: every so many generations, and the last; 0: the last alone",
+    )
     models_every_generations: int = Field(
         0,
         ge=0,

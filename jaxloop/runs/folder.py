@@ -1,5 +1,6 @@
 """The run folder as a run writes it: opened, restored from, saved to, joined; `layout` says what lies where."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,9 +10,17 @@ import numpy as np
 from jaxloop import layout
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import DamageError, InputError, RunError
-from jaxloop.files import digest, require_plain_tree, seal_json, write_whole
+from jaxloop.files import digest, require_plain_tree
 from jaxloop.loop.interfaces import Record, State
-from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT, forget_before, save_checkpoint, save_samples
+from jaxloop.runs.checkpoints import (
+    CHECKPOINTS_KEPT,
+    Unwritten,
+    announce,
+    forget_before,
+    save_checkpoint,
+    save_samples,
+    write_seal,
+)
 from jaxloop.runs.lock import Lock
 from jaxloop.runs.manifest import Session
 from jaxloop.runs.models import Models
@@ -22,6 +31,8 @@ from jaxloop.runs.tables import extend_table, joined_tables, whole_table, write_
 
 # How old the tables at the top may get while loops finish generations, and how much of the time joining them may take.
 _JOIN_SECONDS, _JOIN_SHARE = 20, 0.05
+# How long a generation that is finished may wait for others, and how much of the time writing them may take.
+_FLUSH_SECONDS, _FLUSH_SHARE = 1.0, 0.2
 
 
 class RunFolder:
@@ -47,6 +58,8 @@ class RunFolder:
         self._restored: list[dict] = []
         self._models = Models(path, config.store.models_every_generations)
         self._joined_at, self._join_pause = time.monotonic(), _JOIN_SECONDS
+        self._waiting: dict[int, list[Unwritten]] = {}  # of each loop what is finished and not yet written, in order
+        self._flushed_at, self._flush_pause = -math.inf, _FLUSH_SECONDS
         self._lock: Lock | None = None
         try:
             self._open(overwrite)
@@ -120,7 +133,7 @@ class RunFolder:
         return self._restored
 
     def save(self, record: Record, arrays: dict[str, np.ndarray], tables: dict[str, list[dict]]) -> None:
-        """Keep one finished generation of one loop.
+        """Keep one finished generation of one loop: at once, or, where they come quickly, with others in `flush`.
 
         Args:
           record: what the loop goes on from, and the model.
@@ -130,33 +143,82 @@ class RunFolder:
         Raises:
           RunError: the disk is full or cannot be written; what was saved before is whole.
         """
-        loop, state, parameters = record.loop, record.state, record.written.parameters
+        index, generation = record.loop.index, record.state.generation
+        waiting = self._waiting.get(index, [])
+        newest = waiting[-1].record.state.generation if waiting else self._newest(index)
+        if generation > newest:  # Else what was interrupted right after it was kept asks a second time.
+            self._waiting[index] = [*waiting, Unwritten(record, arrays, tables)]
+        if time.monotonic() - self._flushed_at > self._flush_pause:
+            self.flush()
+
+    def _newest(self, index: int) -> int:
+        """The newest generation of a loop that is sealed; -1: none is."""
+        return len(self._seals[index].samples) - 1 if index in self._seals else -1
+
+    def flush(self) -> None:
+        """Write what waits to be written.
+
+        Raises:
+          RunError: the disk is full or cannot be written; what was saved before is whole.
+        """
+        begun, failures = time.monotonic(), []
+        for index, waiting in list(self._waiting.items()):
+            try:
+                self._write_as_many(waiting)
+                del self._waiting[index]
+            except RunError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        self._flushed_at = time.monotonic()
+        self._flush_pause = max(_FLUSH_SECONDS, (self._flushed_at - begun) / _FLUSH_SHARE)
+        if self._flushed_at - self._joined_at > self._join_pause:
+            self.join()
+
+    def _write_as_many(self, waiting: list[Unwritten]) -> None:
+        """Write generations of one loop; where that fails, as many of the first of them as can be."""
+        try:
+            self._write(waiting)
+        except RunError:
+            while len(waiting) > 1:
+                self._write(waiting[:1])
+                waiting.pop(0)
+            raise
+
+    def _write(self, waiting: list[Unwritten]) -> None:
+        """Write generations of one loop that follow each other."""
+        loop, last = waiting[0].record.loop, waiting[-1].record.state.generation
         before = self._seals.get(loop.index) or _nothing_of(loop)
-        if len(before.samples) > state.generation:
-            return  # It is kept already: what was interrupted right after that asks a second time.
         try:
             self._require_place()
             # Before the seal, so that a loop that is finished has its newest model.
-            model_is_written = self._models.write_due(loop, state.generation, parameters)
-            samples = save_samples(self.path, loop, state.generation, arrays)
-            seal = Seal(
-                settings=before.settings,
-                tables={
-                    name: extend_table(self.path, loop, before, name, tables.get(name, [])) for name in layout.TABLES
-                },
-                samples=[*before.samples, samples],
-                checkpoint=save_checkpoint(self.path, loop, state),
-            )
-            layout.make_loop_folder(self.path, "seals", loop.index)
-            write_whole(layout.seal_path(self.path, loop.index, state.generation), seal_json(seal._asdict()))
+            written = [
+                self._models.write_due(loop, one.record.state.generation, one.record.written.parameters)
+                for one in waiting
+            ]
+            samples = [*before.samples, *(save_samples(self.path, loop, one) for one in waiting)]
+            if len(waiting) > 1:
+                announce(self.path, loop, last)
+            tables = {
+                name: extend_table(self.path, loop, before, name, [one.tables.get(name, []) for one in waiting])
+                for name in layout.TABLES
+            }
+            for place in range(max(len(waiting) - CHECKPOINTS_KEPT, 0), len(waiting)):
+                state = waiting[place].record.state
+                seal = Seal(
+                    settings=before.settings,
+                    tables={name: of_table[place] for name, of_table in tables.items()},
+                    samples=samples[: state.generation + 1],
+                    checkpoint=save_checkpoint(self.path, loop, state),
+                )
+                write_seal(self.path, loop, state.generation, seal)
             self._seals[loop.index] = seal
-            self._models.follow(loop, state.generation, parameters, model_is_written)
-            forget_before(self.path, loop, state.generation - CHECKPOINTS_KEPT)
-            if time.monotonic() - self._joined_at > self._join_pause:
-                self.join()
+            for one, is_written in zip(waiting, written, strict=True):
+                self._models.follow(loop, one.record.state.generation, one.record.written.parameters, is_written)
+            forget_before(self.path, loop, last - CHECKPOINTS_KEPT)
         except (OSError, DamageError) as error:
             raise RunError(
-                f"{self.path}: generation {state.generation} of loop {loop.index} could not be written: "
+                f"{self.path}: generation {last} of loop {loop.index} could not be written: "
                 f"{getattr(error, 'strerror', None) or error}; all before it is kept, and the same command goes on "
                 "from there"
             ) from None

@@ -22,6 +22,7 @@ from jaxloop.runs.stored import (
 )
 from jaxloop.runs.stored_models import read_model
 from jaxloop.runs.tables import joined_tables, whole_table
+from jaxloop.systems.registry import system_of
 
 _MOST_FIGURE_BYTES = 2**27
 _PNG_END = b"IEND\xaeB`\x82"
@@ -115,13 +116,13 @@ def _checks_of(run: StoredRun, loop: Loop) -> Iterator[Callable[[], None]]:
         return
     for name in layout.TABLES:
         yield lambda name=name: sealed_table(run.path, loop, seal, name)
-    for generation in range(newest + 1):
+    for generation in (generation for generation, sealed in enumerate(seal.samples) if sealed):
         yield lambda generation=generation: read_samples(run.path, loop, seal, generation)
     for generation in kept:
         yield lambda generation=generation: _require_state(run, loop, generation)
     models = set(layout.model_generations(run.path, loop.index))
     # A loop has its newest model before it counts as finished.
-    if loop.config.learner.name == "transformer" and newest == loop.config.cycle.generations - 1:
+    if system_of(loop.config).trains(loop.config) and newest == loop.config.cycle.generations - 1:
         models |= {newest}
     for generation in sorted(models):
         yield lambda generation=generation: read_model(run.path, loop, generation)

@@ -49,8 +49,9 @@ def restore_loop(
       InputError: results are missing or damaged, so that going on would lose what was measured.
     """
     generations = layout.sealed_generations(run, loop.index)
-    # A generation's rows are written just before its seal.
-    if not generations and _measured_generations(run, loop) > 1:
+    # A generation's rows are written just before its seal; those of several are announced.
+    announced = layout.announcement_path(run, loop.index).exists()
+    if not generations and not announced and _measured_generations(run, loop) > 1:
         raise InputError(
             f"{layout.loop_folder(run, 'seals', loop.index)}: lacks seals of what "
             f"{layout.loop_folder(run, 'tables', loop.index)} holds; put them back, or start anew with --overwrite"
@@ -87,7 +88,7 @@ def _restore_generation(
     seal = read_seal(run, loop, generation)
     metrics = _table_rows(run, loop, seal, tail_rows, generation)
     state = read_state(run, loop, seal, generation)
-    for earlier, sealed in enumerate(seal.samples):
+    for earlier, sealed in ((earlier, sealed) for earlier, sealed in enumerate(seal.samples) if sealed):
         require_digest(layout.samples_path(run, loop.index, earlier), most_samples_bytes(loop), sealed)
     seal = _with_spare_tables(run, loop, generation, seal, warn)
     for name in layout.TABLES:
@@ -140,5 +141,6 @@ def _top_samples(run: Path, loop: Loop, last: int, seal: Seal) -> list[dict]:
     return [
         {"loop": loop.index, "seed": loop.seed, "generation": generation, **row}
         for generation in range(last + 1)
+        if seal.samples[generation]
         for row in system.top_rows(read_samples(run, loop, seal, generation))
     ]

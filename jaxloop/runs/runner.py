@@ -113,8 +113,9 @@ def run(
             diverged = []
             for program in own_programs:
                 diverged += run_program(program, system, measures, states, keep, watch, display.warn)
+            folder.flush()
             if diverged:
-                failure = divergence(diverged)
+                failure = divergence(diverged, system)
         except Exception as error:
             failure = error
         except KeyboardInterrupt:
@@ -190,13 +191,12 @@ def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
     return folder
 
 
-def divergence(diverged: list[tuple[Loop, int]]) -> RunError:
+def divergence(diverged: list[tuple[Loop, int]], system: System) -> RunError:
     """What is said of loops whose training came to nothing, with the generations in which it did."""
     where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
-    rate = diverged[0][0].config.train.learning_rate
     return RunError(
         f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
-        f"lower train.learning_rate (there {rate:g}); what was measured before is kept"
+        f"{system.against_divergence(diverged[0][0].config)}; what was measured before is kept"
     )
 
 
@@ -219,6 +219,8 @@ def close(
     Raises:
       RunError: the tables cannot be written.
     """
+    with contextlib.suppress(RunError):  # It is what broke the run off.
+        folder.flush()
     try:
         analysis = conclude(folder, config, display) if hosts.is_first() else None
     finally:

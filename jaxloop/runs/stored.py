@@ -37,7 +37,7 @@ class Seal(NamedTuple):
 
     settings: str  # digest of the settings that decide the loop's results, and its seed
     tables: dict[str, list]  # of each table its length in bytes, and the digest of so many: later rows come after them
-    samples: list[str]  # digest of the samples of each generation
+    samples: list[str]  # digest of the samples of each generation; empty where they were not kept
     checkpoint: dict[str, str]  # digest of each file of the generation's checkpoint
 
 
@@ -144,9 +144,12 @@ def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str
     """The samples of a generation: its rows under the name that the system has for them, and what is kept of each.
 
     Raises:
+      InputError: they were not kept.
       DamageError: they are not what was sealed.
     """
     path = layout.samples_path(run, loop.index, generation)
+    if not seal.samples[generation]:
+        raise InputError(f"{path}: was not kept; store.samples_every_generations says which samples are")
     content = require_digest(path, most_samples_bytes(loop), seal.samples[generation])
     return read_arrays(content, path, _of_samples(loop))
 
@@ -295,7 +298,8 @@ class StoredRun:
         content = read_file(path, most_table_bytes(loop))
         header = content.partition(b"\n")[0] + b"\n" if sealed else b""
         rows = parse_table(header + content[len(sealed) :], path)
-        if len({row["generation"] for row in rows}) > 1:
+        announced = layout.announcement_path(self.path, loop.index).exists()
+        if len({row["generation"] for row in rows}) > 1 and not announced:
             seals = layout.loop_folder(self.path, "seals", loop.index)
             raise DamageError(f"{path}: has several generations that no seal in {seals} vouches for")
         return rows

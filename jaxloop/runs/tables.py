@@ -12,19 +12,25 @@ from jaxloop.files import digest, write_whole
 from jaxloop.runs.stored import Seal, StoredRun, parse_table, sealed_table
 
 
-def extend_table(run: Path, loop: Loop, seal: Seal, name: str, rows: list[dict]) -> list:
-    """Write rows after those of a loop's table that are sealed; its new length and digest.
+def extend_table(run: Path, loop: Loop, seal: Seal, name: str, generations: list[list[dict]]) -> list[list]:
+    """Write the rows of several generations after those of a loop's table that are sealed.
+
+    Returns:
+      Its length and digest after each of the generations.
 
     Raises:
-      DamageError: those are not what was sealed.
+      DamageError: the rows before are not what was sealed.
     """
-    content = sealed_table(run, loop, seal, name)
-    if rows:
-        columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else list(rows[0])
-        content += _as_csv(_as_cells(rows), columns, header=not content)
+    content, ends = sealed_table(run, loop, seal, name), []
+    for rows in generations:
+        if rows:
+            columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else list(rows[0])
+            content += _as_csv(_as_cells(rows), columns, header=not content)
+        ends.append([len(content), digest(content)])
+    if any(generations):
         layout.make_loop_folder(run, "tables", loop.index)
         write_whole(layout.table_path(run, loop.index, name), content)
-    return [len(content), digest(content)]
+    return ends
 
 
 def cut_to_seal(run: Path, loop: Loop, seal: Seal, name: str) -> None:

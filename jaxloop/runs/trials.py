@@ -154,7 +154,8 @@ def host_trial(loop: Loop, system: System, rows: int) -> HostTrial:
             for generation in range(generations):
                 later = record._replace(state=record.state._replace(generation=generation))
                 rows_of = {name: [row | {"generation": generation} for row in table] for name, table in tables.items()}
-                seconds.append(_seconds(lambda one=later, rows_of=rows_of: folder.save(one, arrays, rows_of), 1))
+                folder.save(later, arrays, rows_of)
+                seconds.append(_seconds(folder.flush, 1))
         sizes = {kind: [file.stat().st_size for file in path.glob(f"{kind}/**/*") if file.is_file()] for kind in KINDS}
     growth = max(float(np.polyfit(range(generations), seconds, 1)[0]), 0.0) if generations > 2 else 0.0
     cost = HostCost(

@@ -107,6 +107,10 @@ class System(abc.ABC):
     def texts(self, points: np.ndarray) -> list[str]:
         """Rows as a reader would write them."""
 
+    def against_divergence(self, config: Config) -> str:
+        """What to do where training came to nothing."""
+        return "look at what the training rows are"
+
     def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:
         """The most frequent samples, of all that is stored of a generation's: rows of top_samples.csv."""
         return []

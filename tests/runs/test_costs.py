@@ -159,7 +159,7 @@ def test_more_devices_than_fit_are_not_used(monkeypatch):
     monkeypatch.setattr(system, "transformer_learner", lambda config, count: counts.append(count))
     monkeypatch.setattr(costs, "fitting_places", lambda program, system: 3)
     (program,) = programs(loops(tiny_config("grid={}", "seeds=[0,1,2,3,4]")))
-    make_learner(program, {})
+    make_learner(program, LOGIC, {})
     assert counts == [3]
 
 

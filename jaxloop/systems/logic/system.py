@@ -62,6 +62,10 @@ class Logic(System):
         """Expressions."""
         return [decode(row_T) for row_T in points]
 
+    def against_divergence(self, config: Config) -> str:
+        """Shorter steps."""
+        return f"lower train.learning_rate (there {config.train.learning_rate:g})"
+
     def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:
         """With what the judge says of each."""
         judgement = Judgement(samples["verdict"], samples["fault"], samples["depth"])
