@@ -260,6 +260,7 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits(model, paramete
     np.testing.assert_allclose(alone_LxV, read_alone(model, parameters, [expression])[0], atol=2e-2)
 
 
+@pytest.mark.accelerator
 def test_gradients_of_bfloat16_are_those_of_float32_within_two_percent():
     """Catches sums over thousands of positions in bfloat16: the token embedding's gradient was wrong by 15%."""
     settings = SETTINGS.model_copy(update={"layers": 1, "width": 64})
