@@ -5,14 +5,15 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tiny import assert_same, tiny_config
+from tiny import assert_same, tasks_of, tiny_config
 
-from jaxloop.config.schema import ModelSettings, loops
+from jaxloop.config.schema import loops
 from jaxloop.learners.transformer.learner import choose_shape
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape, batch_order, lay_out, plan, sort_rows, step_of
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.transformer.train import chunk_nats
-from jaxloop.loop.interfaces import Outcome
+from jaxloop.loop.interfaces import Written
 from jaxloop.systems.logic.language import Language, language_of
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.source import typical_rows
@@ -72,7 +73,7 @@ def test_the_gradient_of_a_step_in_bfloat16_is_that_of_float32_within_two_percen
     assert_close(gradient_of_a_step("bfloat16", jax.local_devices()[0], None), 0.02)
 
 
-def generation(seeds: list[int], loops_per_device: int = 0) -> list[Outcome]:
+def generation(seeds: list[int], loops_per_device: int = 0) -> list[Written]:
     """Train and sample generation 0 of a loop of each of these seeds; all are asked for the same rows."""
     config = tiny_config(
         "grid={}", f"seeds={seeds}", "model.dropout=0.1", f"population.loops_per_device={loops_per_device}"
@@ -82,12 +83,12 @@ def generation(seeds: list[int], loops_per_device: int = 0) -> list[Outcome]:
     training = [language.draw(np.random.default_rng(loop.seed), config.cycle.rows, width) for loop in group]
     asked_NxT = language.draw(np.random.default_rng(100), 200, width)
     probes = [{"asked": learner.probe(asked_NxT), "trained": learner.probe(rows)} for rows in training]
-    outcomes, _ = learner.finish(learner.start(group, [0] * len(group), training, probes), lambda share: None)
-    return outcomes
+    written, _ = learner.finish(learner.start(tasks_of(group, [0] * len(group), training, probes)), lambda share: None)
+    return written
 
 
-def assert_same_outcomes(one: Outcome, other: Outcome) -> None:
-    for field in Outcome._fields:
+def assert_same_written(one: Written, other: Written) -> None:
+    for field in Written._fields:
         assert_same(getattr(one, field), getattr(other, field))
 
 
@@ -96,12 +97,12 @@ def test_the_same_training_and_sampling_twice_give_the_same_bits():
     the programs are compiled anew, which may choose other kernels: a run that goes on would not be the same run.
     """
     first, again = generation([0])[0], generation([0])[0]
-    assert_same_outcomes(first, again)
+    assert_same_written(first, again)
     jax.clear_caches()
     kept = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:
-        assert_same_outcomes(first, generation([0])[0])
+        assert_same_written(first, generation([0])[0])
     finally:
         jax.config.update("jax_enable_compilation_cache", kept)
 
@@ -112,10 +113,10 @@ def test_a_loop_mapped_beside_others_is_the_loop_that_it_is_alone():
     another loop than what that loop says.
     """
     mapped, neighbour = generation([0, 3], loops_per_device=2)
-    assert_same_outcomes(mapped, generation([0, 5], loops_per_device=2)[0])
+    assert_same_written(mapped, generation([0, 5], loops_per_device=2)[0])
     alone = generation([0], loops_per_device=1)[0]
 
-    def apart(one: Outcome, other: Outcome) -> float:
+    def apart(one: Written, other: Written) -> float:
         return float(np.abs(one.probed["asked"] - other.probed["asked"]).mean())
 
     assert apart(alone, mapped) < 0.2 * apart(neighbour, mapped)
