@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxloop.config.imports import path_of
 from jaxloop.config.presets import configured, preset_names, purpose
 from jaxloop.config.schema import Config, describe
 from jaxloop.errors import DamageError, InputError, RunError
@@ -223,7 +224,7 @@ def run(
       >>> sorted(set(found.metrics["control"]))
       [0, 1]
     """
-    changes = dict(settings or {})
+    changes = {name: _named(value, name) for name, value in (settings or {}).items()}
     if seeds is not None:
         if "seeds" in changes:
             raise InputError("seeds: are given twice, as an argument and as a setting; give them once")
@@ -236,6 +237,17 @@ def run(
         display = stack.enter_context(RunDisplay(folder.resolve().name, make_console())) if progress else _Quiet()
         run_config(config, folder, f"jaxloop.run({called})", display, overwrite, figures=figures)
     return Run(folder)
+
+
+def _named(value: Any, setting: str) -> Any:
+    """A setting, with classes as the import paths that a config has for them."""
+    if isinstance(value, type):
+        return path_of(value, setting)
+    if isinstance(value, list | tuple):
+        return [_named(one, setting) for one in value]
+    if isinstance(value, dict):
+        return {key: _named(one, key) for key, one in value.items()}
+    return value
 
 
 def open_run(path: str | Path) -> Run:

@@ -149,6 +149,10 @@ def _as_json(values: dict[str, Any]) -> bytes:
     return (json.dumps(values, indent=1, ensure_ascii=True) + "\n").encode()
 
 
+class AtMost(int):
+    """A number of rows that is not known, but for the most that it can be."""
+
+
 def read_arrays(
     content: bytes, path: Path, expected: dict[str, tuple[np.dtype, tuple[int, ...]]]
 ) -> dict[str, np.ndarray]:
@@ -157,7 +161,7 @@ def read_arrays(
     Args:
       content: of the file.
       path: what is named in an error.
-      expected: dtype and shape of each array.
+      expected: dtype and shape of each array; its rows may be `AtMost` so many.
 
     Raises:
       DamageError: it holds anything else; nothing larger than expected is unpacked.
@@ -170,12 +174,15 @@ def read_arrays(
                 raise ValueError("other arrays")
             for name, (dtype, shape) in expected.items():
                 size = math.prod(shape) * np.dtype(dtype).itemsize
-                if not size <= members[name].file_size <= size + _HEADER_BYTES:
+                is_bounded = bool(shape) and isinstance(shape[0], AtMost)
+                if not (0 if is_bounded else size) <= members[name].file_size <= size + _HEADER_BYTES:
                     raise ValueError("another size")
                 stream = io.BytesIO(archive.read(members[name]))
                 if np.lib.format.read_magic(stream) != (1, 0):
                     raise ValueError("another format")
                 found_shape, fortran_order, found_dtype = np.lib.format.read_array_header_1_0(stream)
+                if is_bounded and len(found_shape) == len(shape) and 0 <= found_shape[0] <= shape[0]:
+                    shape = (found_shape[0], *shape[1:])
                 if (found_shape, found_dtype, fortran_order) != (shape, np.dtype(dtype), False):
                     raise ValueError("another shape or dtype")
                 arrays[name] = np.frombuffer(stream.read(), dtype).reshape(shape).copy()

@@ -1,6 +1,7 @@
 """Where everything lies in a run folder.
 
     config.toml            the resolved settings
+    own_parts.json         what readers have to know of parts of one's own, where there are such
     metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
     tails.csv              survival of the source's tails: a row per class of expressions
     summary.csv            what each cell came to, with its uncertainty over seeds
@@ -28,7 +29,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-CONFIG, MANIFEST = "config.toml", "manifest.json"
+CONFIG, MANIFEST, OWN = "config.toml", "manifest.json", "own_parts.json"
 STATE = "state.npz"
 TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
 # Without these nothing is lost that the others tell.

@@ -53,6 +53,8 @@ class Columns:
         """
         self.declared = declared
         for column in declared:
+            if declared.count(column) > 1 or [one.name for one in declared].count(column.name) > 1:
+                raise ValueError(f"{column.name}: is declared twice")
             if column.role and column.role not in ROLES:
                 raise ValueError(f"{column.name}: {column.role!r} is no role; roles are {', '.join(ROLES)}")
         for role, names in ((DIVERSITY, ["diversity"]), (TRAINING_DIVERSITY, ["training_diversity"])):

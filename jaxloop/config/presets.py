@@ -5,7 +5,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from jaxloop.config.schema import Config, flat, loops, nearest, settings_class, unknown_setting, validated
+from jaxloop.config.imports import is_own
+from jaxloop.config.schema import Config, StoredConfig, flat, loops, nearest, settings_class, unknown_setting, validated
 from jaxloop.errors import InputError
 
 
@@ -69,12 +70,13 @@ def purpose(name: str) -> str:
     return first_line.removeprefix("#").strip()
 
 
-def parse(text: str, source: str) -> Config:
-    """The config of a TOML text that has every setting in it, as a run writes it.
+def parse(text: str, source: str, stored: type[StoredConfig] = StoredConfig) -> Config:
+    """The config of a TOML text that has every setting in it, as a run writes it; nothing that it names is imported.
 
     Args:
       text: the TOML.
       source: what is named in an error.
+      stored: its class where it is about a system of one's own.
 
     Raises:
       InputError: not TOML, unknown setting, value out of range.
@@ -83,7 +85,9 @@ def parse(text: str, source: str) -> Config:
         table = _parse_toml(text)
     except ValueError as error:
         raise InputError(f"{source}: not valid TOML: {error}") from None
-    return validated(table, source)
+    system = table.get("system")
+    name = system.get("name") if isinstance(system, dict) else None
+    return validated(table, source, stored if isinstance(name, str) and is_own(name) else None)
 
 
 def _parse_toml(text: str) -> dict:
@@ -180,7 +184,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
             raise InputError(f"{override!r} is more than one setting")
         value = values["value"]
     except ValueError:
-        if not re.fullmatch(r"\s*[A-Za-z_]\w*\s*", text):
+        if not re.fullmatch(r"\s*[A-Za-z_]\w*\s*", text) and not is_own(text.strip()):
             shown = repr(text if len(text) <= 60 else text[:60] + "...")
             raise InputError(
                 f"{name}: {shown} is not a value; write a number, true, false, a word or [a, list]"

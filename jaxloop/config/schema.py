@@ -9,13 +9,13 @@ import itertools
 import json
 import math
 import tomllib
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from jaxloop.config.systems import DEFAULT_SYSTEM, SYSTEMS, class_of
+from jaxloop.config.imports import DEFAULT_SYSTEM, SYSTEMS, import_own, is_own, named, system_settings
 from jaxloop.errors import InputError
 
 # Memories that hold more rows than one generation has: their controls hold as many.
@@ -25,6 +25,8 @@ GROWING = ("expanding", "window", "fixed_real")
 _TOP_LEVEL = ("seeds", "controls")
 # Sections that decide no result: there is nothing to compare, and they are no axes.
 DECIDING_NOTHING = ("population", "store")
+# Settings that say what the columns of a run are.
+_NO_AXES = ("system.name", "measure.own")
 # Far more than anybody would wait for.
 _MOST_CELLS = 10_000
 _MOST_FAULTS = 5  # that are told of one config
@@ -39,6 +41,10 @@ Schedule = Annotated[
                     if isinstance(pairs, list) else pairs),
     Field(min_length=1),
 ]  # fmt: skip
+OwnParts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")], ...],
+    BeforeValidator(lambda paths: tuple(paths) if isinstance(paths, list) else paths),
+]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 
@@ -63,8 +69,8 @@ class SystemSettings(Section):
 class CycleSettings(Section):
     """Which rows train each generation."""
 
-    name: Literal["full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real"] = (
-        Field("full_synthetic", description="the memory: which earlier rows train again")
+    name: named("full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real") = Field(
+        "full_synthetic", description="the memory: which earlier rows train again"
     )
     rows: int = Field(2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
     generations: int = Field(12, ge=1, le=10**5, description="how many models are trained, the first on real rows")
@@ -170,8 +176,16 @@ class SampleSettings(Section):
     temperature: float = knob(0.8, ge=0.01, le=100, allow_inf_nan=False, description="divides the logits")
 
 
+class CurationSettings(Section):
+    """Which of the rows that a model wrote may train the next one."""
+
+    name: named("all") = Field("all", description="the curator; all: every row")
+
+
 class MeasureSettings(Section):
     """What is measured beside the samples themselves."""
+
+    own: OwnParts = Field((), description="measures of your own, each as 'module:Name'")
 
 
 class PopulationSettings(Section):
@@ -208,7 +222,7 @@ class Config(Section):
     Each system has a class of its own, with the sections that it adds, and its own classes in place of some of these.
     """
 
-    system_class: ClassVar[str]  # where the system lies, "module:Class"
+    system_class: ClassVar[Any]  # the system: its class, where that lies as "module:Class", or the system itself
 
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, description="one loop each, per cell")
     controls: bool = Field(False, description="beside each cell the loop that is trained on fresh data only")
@@ -216,6 +230,7 @@ class Config(Section):
     cycle: CycleSettings = CycleSettings()
     learner: LearnerSettings
     sample: SampleSettings = SampleSettings()
+    curation: CurationSettings = CurationSettings()
     measure: MeasureSettings = MeasureSettings()
     population: PopulationSettings = PopulationSettings()
     store: StoreSettings = StoreSettings()
@@ -249,7 +264,10 @@ class Config(Section):
     def axis_names(cls) -> list[str]:
         """Every setting that a grid may vary."""
         names = cls.settings_of_sections()
-        return [name for name in names if name.split(".")[0] not in DECIDING_NOTHING and name != "system.name"]
+        return [name for name in names if name.split(".")[0] not in DECIDING_NOTHING and name not in _NO_AXES]
+
+    def _may_vary(self, setting: str) -> bool:
+        return setting in self.axis_names()
 
     def without_effect(self) -> dict[str, str]:
         """Settings, or sections, that decide nothing with these others, and which others: `learner.name = "oracle"`."""
@@ -274,9 +292,9 @@ class Config(Section):
             if any(value in values[:place] for place, value in enumerate(values)):
                 raise ValueError(f'grid: "{axis}" has a value twice: {shortened(values)}')
             for setting in self._settings_of_axis(axis, values):
-                if setting not in self.axis_names():
-                    if setting == "system.name":
-                        raise ValueError("grid: system.name is no axis; a run is about one system")
+                if not self._may_vary(setting):
+                    if setting in _NO_AXES:
+                        raise ValueError(f"grid: {setting} is no axis; it is the same in a whole run")
                     if setting.partition(".")[0] in DECIDING_NOTHING:
                         raise ValueError(f"grid: {setting} decides no result and cannot be varied; set it for the run")
                     raise ValueError(f"grid: unknown setting {setting!r}{nearest(setting, self.axis_names())}")
@@ -291,15 +309,53 @@ class Config(Section):
         return [setting for axis, values in self.grid.items() for setting in self._settings_of_axis(axis, values)]
 
     @classmethod
+    def _is_section(cls, axis: str) -> bool:
+        return axis in cls.sections()
+
+    @classmethod
     def _settings_of_axis(cls, axis: str, values: list) -> list[str]:
         """The settings that an axis of the grid sets: one, or those of a section that any of its values has."""
-        if axis not in cls.sections():
+        if not cls._is_section(axis):
             return [axis]
         if not all(isinstance(value, dict) and value for value in values):
             raise ValueError(
                 f'grid: the values of "{axis}" are of its settings, such as [{{key = value}}], not {shortened(values)}'
             )
         return [f"{axis}.{key}" for key in dict.fromkeys(key for value in values for key in value)]
+
+
+class _AsStored(Section):
+    """A section of which nothing is known but what stands there."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class StoredConfig(Config):
+    """A config of a system of one's own, as whoever reads a run takes it: nothing is imported, and nothing checked."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    class _System(_AsStored):
+        name: str
+
+    class _Cycle(CycleSettings):
+        model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    class _Measure(MeasureSettings):
+        model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    system: _System
+    cycle: _Cycle
+    learner: _AsStored
+    sample: _AsStored
+    measure: _Measure
+
+    @classmethod
+    def _is_section(cls, axis: str) -> bool:
+        return "." not in axis
+
+    def _may_vary(self, setting: str) -> bool:
+        return True
 
 
 class Loop(NamedTuple):
@@ -320,7 +376,7 @@ def loops(config: Config) -> list[Loop]:
     cells = [dict(zip(config.grid, values, strict=True)) for values in itertools.product(*config.grid.values())]
     by_behaviour: dict[str, Config] = {}
     for cell in cells:
-        cell_config = _cell_config(plain, cell)
+        cell_config = _cell_config(type(config), plain, cell)
         if by_behaviour.setdefault(_behaviour(cell_config), cell_config) is not cell_config:
             raise InputError(f"grid: the cell {_cell_text(cell)} is the same as one before it")
     if config.controls:
@@ -339,13 +395,13 @@ def _behaviour(config: Config) -> str:
     return json.dumps({**config.model_dump(mode="json"), "cycle": config.cycle.meaning}, sort_keys=True)
 
 
-def _cell_config(plain: dict, values: dict[str, Any]) -> Config:
+def _cell_config(of: type[Config], plain: dict, values: dict[str, Any]) -> Config:
     """The settings of one cell of the grid."""
     cell = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
     for axis, value in values.items():
         section, _, key = axis.partition(".")
         cell[section] |= {key: value} if key else value
-    return validated(cell, f"grid cell {_cell_text(values)}")
+    return validated(cell, f"grid cell {_cell_text(values)}", of)
 
 
 def _cell_text(values: dict[str, Any]) -> str:
@@ -354,13 +410,17 @@ def _cell_text(values: dict[str, Any]) -> str:
 
 def _axes_of(config: Config, cell_config: Config) -> dict[str, Any]:
     """What a cell has of the settings that the grid sets."""
-    values = {axis: getattr(getattr(cell_config, axis.split(".")[0]), axis.split(".")[1]) for axis in config.axes}
-    return {axis: as_in_a_table(value) for axis, value in values.items()}
+    return {axis: as_in_a_table(_value(cell_config, *axis.split("."))) for axis in config.axes}
+
+
+def _value(config: Config, section: str, key: str) -> Any:
+    found = getattr(config, section)
+    return found.get(key) if isinstance(found, dict) else getattr(found, key)
 
 
 def as_in_a_table(value: Any) -> Any:
     """A setting as a column of a table has it: a list is its text."""
-    return json.dumps(value) if isinstance(value, list) else value
+    return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def _control(cell_config: Config) -> Config:
@@ -428,6 +488,8 @@ def _range_of(annotation) -> str:
         return ", ".join(schema["enum"])
     if schema["type"] == "boolean":
         return "true or false"
+    if schema["type"] == "array" and schema["items"].get("type") == "string":
+        return "['module:Name', ...]"
     if schema["type"] == "array":
         return "[[0, share], [generation, share], ...]"
     if "const" in schema:
@@ -471,7 +533,12 @@ def settings_class(table: dict, where: str) -> type[Config]:
     system = table.get("system")
     name = system.get("name", DEFAULT_SYSTEM) if isinstance(system, dict) else DEFAULT_SYSTEM
     if isinstance(name, str) and name in SYSTEMS:
-        return class_of(name)
+        return system_settings(name)
+    if isinstance(name, str) and is_own(name):
+        of = import_own(name, "system.name", ("model_validate", "system_class"))
+        if not issubclass(of, Config):
+            raise InputError(f"{where}: system.name = {name!r}: must be a subclass of jaxloop.Config")
+        return of
     hint = nearest(name, SYSTEMS) if isinstance(name, str) else ""
     known = ", ".join(SYSTEMS)
     raise InputError(f"{where}: system.name: {shortened(name)} is no system{hint}; systems are {known}")
@@ -481,20 +548,25 @@ def unknown_setting(name: str, of: type[Config]) -> str:
     """What is said of a setting that configs of this class have not."""
     said = f"unknown setting {shortened(name)}"
     for system in SYSTEMS:
-        other = class_of(system)
+        other = system_settings(system)
         if other is not of and name in (*other.setting_names(), *other.sections()):
             this = of.model_fields["system"].default.name
             return f"{said}; it belongs to system.name = {system!r}, and this is {this!r}"
     return f"{said}{nearest(name, of.setting_names())}"
 
 
-def validated(table: dict, where: str) -> Config:
+def validated(table: dict, where: str, of: type[Config] | None = None) -> Config:
     """The config of a table.
 
+    Args:
+      table: what stands in it.
+      where: what is named in an error.
+      of: its class; by default that of the system that it names.
+
     Raises:
-      InputError: it breaks the schema; `where` is what is named for it.
+      InputError: it breaks the schema.
     """
-    of = settings_class(table, where)
+    of = of or settings_class(table, where)
     try:
         return of.model_validate(table)
     except RecursionError:

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     PARAMETERS = 6
     DROPOUT = 7
     SAMPLING = 8
+    CURATION = 9
 
 
 def host_generator(seed: int, purpose: Purpose, generation: int = 0) -> np.random.Generator:

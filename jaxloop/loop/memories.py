@@ -19,11 +19,13 @@ Legend: N rows.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxloop.config.imports import guarded, import_own, is_own
 from jaxloop.config.schema import CycleSettings
+from jaxloop.errors import RunError
 from jaxloop.loop.rows import FRESH, REAL, SAMPLED, Rows, draw, join, mark, row_count
 
 
@@ -34,11 +36,15 @@ class Carry(NamedTuple):
     archive: Rows  # what a later generation may draw again and D_t need not hold
 
 
-class Memory(Protocol):
-    """Which rows train each generation, of those that have been."""
+class Memory:
+    """Which rows train each generation, of those that have been; as it is here, n rows and nothing beside them."""
+
+    def __init__(self, settings: CycleSettings):
+        self.rows, self.settings = settings.rows, settings
 
     def first(self, real: Rows) -> Carry:
-        """The carry of generation 0."""
+        """The carry of generation 0: the real rows, which the archive holds where there is one."""
+        return Carry(real, real.take(slice(self.archived_rows(0))))
 
     def next(
         self,
@@ -57,116 +63,100 @@ class Memory(Protocol):
           new: gives so many new rows, at most n; called once.
           generator: decides what is drawn from earlier rows.
         """
+        raise NotImplementedError
 
     def training_rows(self, generation: int) -> int:
         """How many rows train a generation."""
+        return self.rows
 
     def archived_rows(self, generation: int) -> int:
         """How many rows the archive of a generation has."""
-
-
-class _Memory:
-    """n rows, and nothing beside them."""
-
-    def __init__(self, settings: CycleSettings):
-        self._rows, self._settings = settings.rows, settings
-
-    def first(self, real: Rows) -> Carry:
-        """The real rows, which the archive holds where there is one."""
-        return Carry(real, real.take(slice(self.archived_rows(0))))
-
-    def training_rows(self, generation: int) -> int:
-        """Always n."""
-        return self._rows
-
-    def archived_rows(self, generation: int) -> int:
-        """None."""
         return 0
 
 
-class FullSynthetic(_Memory):
+class FullSynthetic(Memory):
     """Nothing is remembered."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """N new rows."""
-        return Carry(new(self._rows), carry.archive)
+        return Carry(new(self.rows), carry.archive)
 
 
-class Incremental(_Memory):
+class Incremental(Memory):
     """A part of the training rows is replaced in each generation."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """Rows of the generation before, and new ones."""
-        count = row_count(self._settings.new_part, self._rows)
-        return Carry(join([draw(carry.training, self._rows - count, generator), new(count)]), carry.archive)
+        count = row_count(self.settings.new_part, self.rows)
+        return Carry(join([draw(carry.training, self.rows - count, generator), new(count)]), carry.archive)
 
 
-class Expanding(_Memory):
+class Expanding(Memory):
     """Nothing is forgotten."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """All that has trained before, and n new rows."""
-        return Carry(join([carry.training, new(self._rows)]), carry.archive)
+        return Carry(join([carry.training, new(self.rows)]), carry.archive)
 
     def training_rows(self, generation: int) -> int:
         """N more with each generation."""
-        return self._rows * (generation + 1)
+        return self.rows * (generation + 1)
 
 
-class Balanced(_Memory):
+class Balanced(Memory):
     """The real rows and the samples of every generation have equal parts."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """Equal parts of every set before, and of the new rows."""
         parts = generation + 1
         # Rows that do not divide evenly go to parts chosen by lot, so every part has the same expected size.
-        counts = np.full(parts, self._rows // parts) + (generator.permutation(parts) < self._rows % parts)
-        sets = [carry.archive.take(slice(part * self._rows, (part + 1) * self._rows)) for part in range(generation)]
+        counts = np.full(parts, self.rows // parts) + (generator.permutation(parts) < self.rows % parts)
+        sets = [carry.archive.take(slice(part * self.rows, (part + 1) * self.rows)) for part in range(generation)]
         earlier = [draw(one, count, generator) for one, count in zip(sets, counts, strict=False)]
         return Carry(join([*earlier, new(counts[-1])]), join([carry.archive, sampled]))
 
     def archived_rows(self, generation: int) -> int:
         """D_0, S_0, ..., S_{t-1}."""
-        return self._rows * (generation + 1)
+        return self.rows * (generation + 1)
 
 
-class Window(_Memory):
+class Window(Memory):
     """The sets of the last generations are remembered."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """The sets of the window that have been, and n new rows."""
-        kept = self.training_rows(generation) - self._rows
+        kept = self.training_rows(generation) - self.rows
         before = carry.training.take(slice(len(carry.training.kind_N) - kept, None))
-        return Carry(join([before, new(self._rows)]), carry.archive)
+        return Carry(join([before, new(self.rows)]), carry.archive)
 
     def training_rows(self, generation: int) -> int:
         """N of each set in the window."""
-        return self._rows * min(generation + 1, self._settings.window_sets)
+        return self.rows * min(generation + 1, self.settings.window_sets)
 
 
-class Subsampled(_Memory):
+class Subsampled(Memory):
     """Nothing is forgotten, and n rows of it train."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """Rows of all that has been, the new ones with it."""
-        pool = join([carry.archive, new(self._rows)])
-        return Carry(draw(pool, self._rows, generator), pool)
+        pool = join([carry.archive, new(self.rows)])
+        return Carry(draw(pool, self.rows, generator), pool)
 
     def archived_rows(self, generation: int) -> int:
         """The real rows, and n of each generation after."""
-        return self._rows * (generation + 1)
+        return self.rows * (generation + 1)
 
 
-class FixedReal(_Memory):
+class FixedReal(Memory):
     """The real rows stay."""
 
     def next(self, carry, generation, sampled, new, generator) -> Carry:
         """The real rows, and n new ones."""
-        return Carry(join([carry.training.take(slice(self._rows)), new(self._rows)]), carry.archive)
+        return Carry(join([carry.training.take(slice(self.rows)), new(self.rows)]), carry.archive)
 
     def training_rows(self, generation: int) -> int:
         """N real rows, and n more after generation 0."""
-        return self._rows * min(generation + 1, 2)
+        return self.rows * min(generation + 1, 2)
 
 
 MEMORIES = {
@@ -181,8 +171,15 @@ MEMORIES = {
 
 
 def memory_of(settings: CycleSettings) -> Memory:
-    """The memory that a config names."""
-    return MEMORIES[settings.name](settings)
+    """The memory that a config names.
+
+    Raises:
+      InputError: it is one of one's own that cannot be imported.
+    """
+    if not is_own(settings.name):
+        return MEMORIES[settings.name](settings)
+    own = import_own(settings.name, "cycle.name", ("first", "next", "training_rows", "archived_rows"))
+    return guarded(own(settings), "cycle.name", settings.name)
 
 
 def first(settings: CycleSettings, real: np.ndarray) -> Carry:
@@ -216,4 +213,26 @@ def following(
         # Samples are independent, so the first of them are as good a draw as any.
         return join([written.take(slice(count - fresh_count)), fresh])
 
-    return memory_of(settings).next(carry, generation, written, new, generator)
+    memory = memory_of(settings)
+    found = memory.next(carry, generation, written, new, generator)
+    if is_own(settings.name):
+        _require(settings, found, generation, memory)
+    return found
+
+
+def _require(settings: CycleSettings, found: Carry, generation: int, memory: Memory) -> None:
+    """Refuse what a memory of one's own gives, where it is not what it says.
+
+    Raises:
+      RunError: it is not.
+    """
+    where = f"cycle.name = {settings.name!r}: generation {generation}"
+    if not isinstance(found, Carry) or not all(isinstance(rows, Rows) for rows in found):
+        raise RunError(f"{where}: next must give a Carry of Rows; what was measured before is kept")
+    counts = {"training": memory.training_rows(generation), "archived": memory.archived_rows(generation)}
+    for name, rows, (method, count) in zip(Carry._fields, found, counts.items(), strict=True):
+        if {len(field) for field in rows} != {count}:
+            has, method = " and ".join(sorted({str(len(field)) for field in rows})), f"{method}_rows"
+            raise RunError(
+                f"{where}: {name} has {has} rows, and {method} says {count}; what was measured before is kept"
+            )

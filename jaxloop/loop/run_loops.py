@@ -7,9 +7,12 @@ inside a row.
 import functools
 from collections.abc import Callable
 
-from jaxloop.config.schema import Loop
-from jaxloop.loop import memories
-from jaxloop.loop.interfaces import Learner, Record, Source, State, Task
+import numpy as np
+
+from jaxloop.config.schema import Config, Loop
+from jaxloop.errors import RunError
+from jaxloop.loop import curation, memories
+from jaxloop.loop.interfaces import Learner, Record, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 
 
@@ -22,6 +25,34 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
     draw_fresh = functools.partial(source.fresh_rows, loop.config, loop.seed, generation)
     chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
     return memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
+
+
+def rows_to_write(config: Config) -> int:
+    """How many rows a loop's model writes, so that the curator can choose n."""
+    return curation.rows_to_write(config.cycle, config.curation)
+
+
+def curated(task: Task, written: Written) -> np.ndarray:
+    """The n rows of what was written that may train the next generation."""
+    config = task.loop.config
+    generator = host_generator(task.loop.seed, Purpose.CURATION, task.generation)
+    return curation.chosen(config.curation, written.points, config.cycle.rows, generator)
+
+
+def require_rows(task: Task, written: Written) -> None:
+    """Refuse what a learner gives back that are no rows like those that it was fitted to.
+
+    Raises:
+      RunError: they are not.
+    """
+    points, training = written.points, task.training
+    expected = (task.count, *training.shape[1:]), training.dtype
+    if not isinstance(points, np.ndarray) or (points.shape, points.dtype) != expected:
+        what = f"{points.dtype} of shape {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
+        raise RunError(
+            f"learner.name = {task.loop.config.learner.name!r}: must write {expected[1]} of shape {expected[0]}, and "
+            f"wrote {what}; what was measured before is kept"
+        )
 
 
 def run_loops(
@@ -68,7 +99,7 @@ def run_loops(
             generations = [generation_of(loop) for loop in group]
             carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
             tasks = [
-                Task(loop, generation, carry.training.points, loop.config.cycle.rows, probes(loop, generation))
+                Task(loop, generation, carry.training.points, rows_to_write(loop.config), probes(loop, generation))
                 for loop, generation, carry in zip(group, generations, carries, strict=True)
             ]
             started = learner.start(tasks)
@@ -78,7 +109,8 @@ def run_loops(
                 if written.diverged:
                     diverged[task.loop.index] = task.loop, task.generation
                     continue
-                states[task.loop.index] = State(task.generation, carry, written.points)
+                require_rows(task, written)
+                states[task.loop.index] = State(task.generation, carry, curated(task, written))
                 unkept.append(Record(task.loop, states[task.loop.index], written, seconds))
         keep_finished()
     except BaseException:

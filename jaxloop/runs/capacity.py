@@ -8,9 +8,11 @@ import jax
 from jaxloop.errors import RunError
 from jaxloop.learners.placement import device_memory_bytes
 from jaxloop.loop.interfaces import Learner, ModelLearner, Program, Task
+from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.runs import costs
 from jaxloop.runs.measuring import probes_of
 from jaxloop.systems.interfaces import Measures, System
+from jaxloop.systems.registry import learner_of
 
 # What XLA plans is not all: its allocator leaves gaps, and results of one group wait while the next one begins.
 _USABLE_SHARE = 0.8
@@ -25,11 +27,11 @@ def make_learner(program: Program, system: System, measures: dict[int, Measures]
     """
     config, loop_count = program.config, len(program.loops)
     if not system.trains(config):
-        return system.learner(config, loop_count)
+        return learner_of(system, config, loop_count)
     chosen, limit = config.population.loops_per_device, device_memory_bytes()
     if limit is None and jax.default_backend() == "cpu" and not chosen:
-        return system.learner(config, min(loop_count, costs.fitting_places(program, system)))
-    learner = system.learner(config, loop_count)
+        return learner_of(system, config, min(loop_count, costs.fitting_places(program, system)))
+    learner = learner_of(system, config, loop_count)
     if limit is None or chosen:
         return learner
     needed = needed_bytes(learner, program, system, measures)
@@ -37,7 +39,7 @@ def make_learner(program: Program, system: System, measures: dict[int, Measures]
     if fitting >= learner.loops_per_device:
         return learner
     population = config.population.model_copy(update={"loops_per_device": max(fitting, 1)})
-    return system.learner(config.model_copy(update={"population": population}), loop_count)
+    return learner_of(system, config.model_copy(update={"population": population}), loop_count)
 
 
 def needed_bytes(learner: ModelLearner, program: Program, system: System, measures: dict[int, Measures]) -> int:
@@ -45,7 +47,7 @@ def needed_bytes(learner: ModelLearner, program: Program, system: System, measur
     loop = program.loops[0]
     asked = probes_of(measures, learner)(loop, 0)
     rows = system.first_rows(loop.config, loop.seed)
-    return learner.device_bytes(Task(loop, 0, rows, loop.config.cycle.rows, asked))
+    return learner.device_bytes(Task(loop, 0, rows, rows_to_write(loop.config), asked))
 
 
 def ran_out(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from jaxloop.loop.memories import memory_of
 from jaxloop.runs import resources
 from jaxloop.runs.models import MOST_HELD_BYTES
 from jaxloop.systems.interfaces import System
+from jaxloop.systems.registry import learner_of
 
 # A run that needs so many times what can ever be had is refused: less may be the prediction's fault.
 _CERTAINLY_TOO_MUCH = 1.3
@@ -37,7 +38,7 @@ def places_of(program: Program, system: System, fewest: bool = False) -> int:
     """How many loops are computed at once, or must be at the least; see `learners.placement.Placement`."""
     loops, chosen = len(program.loops), program.config.population.loops_per_device
     if not system.trains(program.config):
-        return min(system.learner(program.config, loops).places, loops)
+        return min(learner_of(system, program.config, loops).places, loops)
     on_cpu = jax.default_backend() == "cpu"
     devices = min(len(jax.local_devices()), max(loops, 2 if on_cpu else 1))
     if on_cpu:

@@ -11,7 +11,6 @@ from jaxloop.analysis.collapse import collapse_rows, half_life_rows
 from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import summary_rows
 from jaxloop.runs.stored import StoredRun
-from jaxloop.systems.registry import columns_of
 
 
 class Analysis(NamedTuple):
@@ -33,7 +32,7 @@ def analyse(run: StoredRun) -> Analysis | None:
     if rows[0].empty:
         return None
     metrics, tails, provenance = map(as_frame, rows, ("metrics", "tails", "provenance"))
-    axes, columns = run.config.axes, columns_of(run.config)
+    axes, columns = run.config.axes, run.columns
     collapse = collapse_rows(metrics, tails, axes)
     tables = (
         summary_rows(metrics, collapse, provenance, axes, columns),

@@ -19,7 +19,6 @@ from jaxloop.config.schema import Loop, as_in_a_table
 from jaxloop.errors import InputError
 from jaxloop.files import write_whole
 from jaxloop.runs.stored import NO_SETTINGS_OF_A_LOOP, StoredRun
-from jaxloop.systems.registry import columns_of
 
 
 class Joined(NamedTuple):
@@ -73,7 +72,7 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     )
     frame = frame.assign(**{axis: frame["loop"].map(pd.Series([flat.get(axis) for flat in settings])) for axis in axes})
     no_tails = as_frame([], "tails")
-    columns = columns_of(of_run[0].config)
+    columns = StoredRun(folder).columns
     return Joined(axes, columns, summary_rows(frame, collapse_rows(frame, no_tails, axes), origins, axes, columns))
 
 

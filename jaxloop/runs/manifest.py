@@ -15,8 +15,9 @@ from jaxloop import __version__, layout
 from jaxloop.config.schema import Config
 from jaxloop.errors import DamageError
 from jaxloop.files import digest, read_file, seal_json, unseal_json, write_whole
-from jaxloop.learners.transformer.model import activation_dtype
 from jaxloop.runs.environment import results_depend_on
+from jaxloop.runs.own_parts import own_parts, sources_of
+from jaxloop.systems.registry import system_of
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rapidfuzz")
 _MOST_BYTES = 2**26
@@ -106,6 +107,7 @@ class Session:
             "processes": jax.process_count(),
             "cores": os.cpu_count(),
             "machine": platform.platform(),
+            **({"own_parts": sources_of(self._config)} if own_parts(self._config) else {}),
         }
         drawn = {figure.stem: digest(figure.read_bytes()) for figure in figures}
         write_whole(path, seal_json({"sessions": [*self._earlier, session], "figures": drawn}))
@@ -113,4 +115,4 @@ class Session:
 
 def _environment(config: Config) -> dict[str, str]:
     """What the last bits of results depend on, beside the settings."""
-    return {**results_depend_on(), "activations": str(activation_dtype(config.model))}
+    return {**results_depend_on(), **system_of(config).results_depend_on(config)}

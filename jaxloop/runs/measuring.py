@@ -8,6 +8,7 @@ from jaxloop.config.schema import Loop
 from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.loop.rows import provenance_counts
 from jaxloop.systems.interfaces import Measured, Measures, System
+from jaxloop.systems.registry import OwnMeasures
 
 
 def measures_of(system: System, loops: list[Loop]) -> dict[int, Measures]:
@@ -38,7 +39,9 @@ def probes_of(measures: dict[int, Measures], learner: Learner) -> Callable[[Loop
     return probes
 
 
-def tables_of(record: Record, measures: Measures, system: System) -> tuple[Measured, dict[str, list[dict]]]:
+def tables_of(
+    record: Record, measures: Measures, system: System, own: OwnMeasures | None = None
+) -> tuple[Measured, dict[str, list[dict]]]:
     """All that is measured of one generation of one loop, and the rows of the tables that it becomes."""
     loop, state, spent = record.loop, record.state, record.seconds
     place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
@@ -50,6 +53,7 @@ def tables_of(record: Record, measures: Measures, system: System) -> tuple[Measu
         "control": int(loop.config.cycle.fresh_only),
         **measured.columns,
         **record.written.columns,
+        **(own.measure(record) if own else {}),
     }
     seconds = {
         "train_seconds": spent.train,

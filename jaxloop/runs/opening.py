@@ -5,10 +5,12 @@ from pathlib import Path
 
 from jaxloop import layout
 from jaxloop.config.presets import parse
-from jaxloop.config.schema import DECIDING_NOTHING, Config, differences, dump, loops
+from jaxloop.config.schema import Config, differences, dump, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import read_file, seal_text, write_whole
 from jaxloop.runs.stored import MOST_CONFIG_BYTES, read_config, settings_digest
+
+_SECTIONS = {"cycle", "learner", "sample", "measure"}  # of every system and version
 
 
 def holds_a_run(run: Path) -> bool:
@@ -33,8 +35,7 @@ def _is_of_a_run(config_path: Path) -> bool:
         return False
     text = read_file(config_path, MOST_CONFIG_BYTES).decode("utf-8-sig", "replace")
     try:
-        config = parse(text, str(config_path))
-        return config.model_fields_set >= config.sections().keys() - set(DECIDING_NOTHING)
+        return parse(text, str(config_path)).model_fields_set >= _SECTIONS
     except InputError as error:
         raise InputError(f"{error}; put it right, or name another folder with --out") from None
 

@@ -22,9 +22,10 @@ from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.environment import complaints, prepare
 from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.measuring import measures_of, probes_of, samples_of, tables_of
+from jaxloop.runs.own_parts import needs_description, write_description
 from jaxloop.runs.programs import programs
 from jaxloop.systems.interfaces import Measures, System
-from jaxloop.systems.registry import system_of
+from jaxloop.systems.registry import OwnMeasures, columns_of, system_of
 
 
 class Display(Protocol):
@@ -78,7 +79,8 @@ def run(
     prepare()
     for complaint in complaints():
         display.warn(complaint)
-    all_loops, system = loops(config), system_of(config)
+    all_loops, system, own = loops(config), system_of(config), OwnMeasures(config)
+    columns = columns_of(system, own)
     own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
     own_programs = programs(own_loops)
     do_together("is there memory enough?", lambda: require_memory(own_programs, system, display.warn))
@@ -93,7 +95,7 @@ def run(
         def keep(record: Record) -> None:
             # What has not been kept must not be gone on from.
             with memory_in_words():
-                measured, tables = tables_of(record, measures[record.loop.index], system)
+                measured, tables = tables_of(record, measures[record.loop.index], system, own)
                 folder.save(record, samples_of(record, measured, system), tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
@@ -105,11 +107,13 @@ def run(
         try:
             for line in folder.warnings:
                 display.warn(line)
+            if hosts.is_first() and needs_description(config):
+                write_description(path, config, all_loops, system, columns)
             states = {}
             for loop in own_loops:
                 state = folder.restore(loop, measures[loop.index].tail_rows, display.warn)
                 states |= {loop.index: state} if state else {}
-            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), system.columns)
+            display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), columns)
             diverged = []
             for program in own_programs:
                 diverged += run_program(program, system, measures, states, keep, watch, display.warn)

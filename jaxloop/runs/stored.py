@@ -16,18 +16,23 @@ import pandas as pd
 
 from jaxloop import layout
 from jaxloop.analysis.cells import TEXT
+from jaxloop.analysis.columns import Columns
+from jaxloop.config.imports import is_own
 from jaxloop.config.presets import parse
-from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, loops
+from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, StoredConfig, loops
 from jaxloop.errors import DamageError, InputError
-from jaxloop.files import digest, read_arrays, read_file, unseal_json, unseal_text
+from jaxloop.files import AtMost, digest, read_arrays, read_file, unseal_json, unseal_text
 from jaxloop.loop.interfaces import State
 from jaxloop.loop.memories import Carry, memory_of
 from jaxloop.loop.rows import Rows
+from jaxloop.runs.own_parts import needs_description, read_description
 from jaxloop.systems.registry import system_of
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
 _MOST_TABLE_BYTES = 2**20  # of each generation; the longest has 100 KiB
+_MOST_REPEATS = 10  # of a row in a memory of one's own
+_MOST_OVERSAMPLED = 1000  # rows written for each one that trains, by a curator of one's own
 _SLACK_BYTES = 2**16  # names, sizes and check sums beside the numbers of an archive
 NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
@@ -43,7 +48,7 @@ class Seal(NamedTuple):
 
 def settings_digest(loop: Loop) -> str:
     """What tells whose results these are: all that decides them, but not how many generations are wanted."""
-    settings = loop.config.model_dump(mode="json", exclude=NO_SETTINGS_OF_A_LOOP)
+    settings = loop.config.model_dump(mode="json", exclude=NO_SETTINGS_OF_A_LOOP, exclude_none=True)
     del settings["cycle"]["generations"]
     return digest(json.dumps({"seed": loop.seed, **settings}, sort_keys=True).encode())
 
@@ -61,6 +66,21 @@ def read_config(run: Path) -> Config:
     if not path.exists():
         raise InputError(f"{run}: is no run folder, it has no config.toml; name one that jaxloop run has made")
     return parse(unseal_text(read_file(path, MOST_CONFIG_BYTES), path), str(path))
+
+
+def described(config: Config, run: Path) -> Config:
+    """The config of a run, with what the run says of a system of one's own.
+
+    Raises:
+      DamageError: it does not say that.
+    """
+    if not isinstance(config, StoredConfig):
+        return config
+
+    class OfThisRun(StoredConfig):
+        system_class = read_description(run)
+
+    return OfThisRun.model_validate(config.model_dump())
 
 
 def read_seal(run: Path, loop: Loop, generation: int) -> Seal:
@@ -157,6 +177,8 @@ def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str
 def _of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Dtype and shape of every array that is stored of a generation's samples."""
     system, rows = system_of(loop.config), loop.config.cycle.rows
+    if is_own(loop.config.curation.name):
+        rows = AtMost(_MOST_OVERSAMPLED * rows)
     row = system.row_format(loop.config)
     kept = {name: (dtype, (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
     return {row.name: (row.dtype, (rows, *row.shape)), **kept}
@@ -174,8 +196,12 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
       DamageError: it is not what was sealed.
     """
     cycle, row = loop.config.cycle, system_of(loop.config).row_format(loop.config)
-    memory = memory_of(cycle)
-    counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}
+    if is_own(cycle.name):
+        # How many there are, only the memory knows: no more than it has been given, several times over.
+        counts = dict.fromkeys(Carry._fields, AtMost(_MOST_REPEATS * cycle.rows * (generation + 1)))
+    else:
+        memory = memory_of(cycle)
+        counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}
     expected = {"sampled": (row.dtype, (cycle.rows, *row.shape))}
     for name, count in counts.items():
         expected |= {
@@ -217,8 +243,17 @@ class StoredRun:
           InputError: there is no run, or its config is not what the run wrote.
         """
         self.path = Path(path)
-        self.config = read_config(self.path)
+        self.config = described(read_config(self.path), self.path)
         self.loops = loops(self.config)
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of metrics.csv.
+
+        Raises:
+          DamageError: the run has columns of one's own, and does not say which.
+        """
+        return (read_description(self.path) if needs_description(self.config) else system_of(self.config)).columns
 
     def loop(self, index: int) -> Loop:
         """One loop of the run.

@@ -18,10 +18,11 @@ from jaxloop.loop.interfaces import Estimate, ModelLearner, Program, Record, Sta
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import join, unique_rows
-from jaxloop.loop.run_loops import next_carry
+from jaxloop.loop.run_loops import next_carry, rows_to_write
 from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.measuring import probes_of, samples_of, tables_of
 from jaxloop.systems.interfaces import Measures, System
+from jaxloop.systems.registry import learner_of
 
 _REPEATS = 3
 _PAIRS_ROWS = 5000
@@ -34,7 +35,7 @@ def model_trial(program: Program, system: System, learner: ModelLearner, measure
     """Compile a program, and time a few steps of its first loops with their real rows."""
     computed, probes = program.loops[: learner.places], probes_of(measures, learner)
     tasks = [
-        Task(loop, 0, system.first_rows(loop.config, loop.seed), loop.config.cycle.rows, probes(loop, 0))
+        Task(loop, 0, system.first_rows(loop.config, loop.seed), rows_to_write(loop.config), probes(loop, 0))
         for loop in computed
     ]
     # Validation rows grow with the training rows, on average to so many times those of generation 0.
@@ -96,9 +97,9 @@ class _Small:
         self.loop = loop._replace(config=config)
         self.measures = system.measures(config)
         self.carry = next_carry(self.loop, None, system)
-        learner = system.learner(config, 1)
+        learner = learner_of(system, config, 1)
         self._probes = self.measures.probes(learner)
-        task = Task(self.loop, 0, self.carry.training.points, rows, self._probes(self.loop, 0))
+        task = Task(self.loop, 0, self.carry.training.points, rows_to_write(config), self._probes(self.loop, 0))
         (written,), self.seconds = learner.finish(learner.start([task]), lambda share: None)
         if self.trains:  # What a model writes is about as different as what the source does.
             written = written._replace(points=self.carry.training.points)

@@ -107,6 +107,10 @@ class System(abc.ABC):
     def texts(self, points: np.ndarray) -> list[str]:
         """Rows as a reader would write them."""
 
+    def results_depend_on(self, config: Config) -> dict[str, str]:
+        """What the last bits of results depend on, beside the settings and the machine."""
+        return {}
+
     def against_divergence(self, config: Config) -> str:
         """What to do where training came to nothing."""
         return "look at what the training rows are"

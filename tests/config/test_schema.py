@@ -147,7 +147,8 @@ def test_describe_lists_every_setting():
     rows = describe()
     assert sorted(row[0] for row in rows) == sorted(expected)
     for name, default, allowed, kind, meaning in rows:
-        assert (None if default == "unset" else tomllib.loads(f"x = {default}")["x"]) == expected[name]
+        stated = None if default == "unset" else tomllib.loads(f"x = {default}")["x"]
+        assert stated == (list(expected[name]) if isinstance(expected[name], tuple) else expected[name])
         assert kind == ("knob" if name in LogicConfig.knobs() else "static")
         assert len(meaning) > 10
         assert allowed
@@ -400,6 +401,7 @@ RANGES = {
     "measure.distances_every_generations": ("-1", "100_001"),
     "measure.enumerate_every_generations": ("-1", "100_001"),
     "population.loops_per_device": ("-1",),
+    "store.samples_every_generations": ("-1", "100_001"),
     "store.models_every_generations": ("-1", "100_001"),
 }
 
@@ -407,7 +409,7 @@ RANGES = {
 def test_every_number_has_a_range():
     """Catches a new setting whose range nobody tests."""
     described = {row[0] for row in describe()}
-    assert described - set(RANGES) == {"language.only_true", "controls", "system.name"}
+    assert described - set(RANGES) == {"language.only_true", "controls", "system.name", "curation.name", "measure.own"}
     assert set(RANGES) < described
 
 
@@ -417,7 +419,7 @@ def test_value_out_of_range(name, value):
     assert name in refused("quick", f"{name}={value}")
 
 
-WORDS = ("system.name", "cycle.name", "learner.name", "model.activations")
+WORDS = ("system.name", "curation.name", "measure.own", "cycle.name", "learner.name", "model.activations")
 TRUTHS = ("language.only_true", "controls")
 NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
 FLOATS = [*LogicConfig.knobs(), "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]

@@ -27,6 +27,7 @@ def test_purpose_numbers_are_pinned():
         "PARAMETERS": 6,
         "DROPOUT": 7,
         "SAMPLING": 8,
+        "CURATION": 9,
     }
     assert len(Purpose.__members__) == len(set(Purpose))  # no alias
 

@@ -17,6 +17,7 @@ from jaxloop.learners.reference.autoregressive import Autoregressive
 from jaxloop.learners.reference.learner import Fit, ReferenceLearner, Resample
 from jaxloop.learners.reference.ngram import NGram
 from jaxloop.learners.transformer.learner import TransformerLearner
+from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.systems.logic.grammar import fit_grammar, tempered
 from jaxloop.systems.logic.language import Language, language_of
 from jaxloop.systems.logic.oracle import Oracle
@@ -65,4 +66,4 @@ def reference_learner() -> ReferenceLearner:
 
 def transformer_learner(config: Config, loop_count: int) -> TransformerLearner:
     """The transformer for so many loops that are alike in all but their knobs and seeds."""
-    return TransformerLearner(config, loop_count, config.cycle.rows, VOCABULARY, typical_rows(config))
+    return TransformerLearner(config, loop_count, rows_to_write(config), VOCABULARY, typical_rows(config))

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from jaxloop.config.imports import named
 from jaxloop.config.schema import Config, CycleSettings, LearnerSettings, MeasureSettings, Section, SystemSettings
 from jaxloop.learners.transformer.settings import ModelSettings, TrainSettings, TransformerSampleSettings
 
@@ -49,7 +50,7 @@ class LogicCycleSettings(CycleSettings):
 class LogicLearnerSettings(LearnerSettings):
     """Who is fitted to the rows of each generation and writes the next ones."""
 
-    name: Literal["transformer", "resample", "grammar", "ngram", "oracle"] = Field(
+    name: named("transformer", "resample", "grammar", "ngram", "oracle") = Field(
         "transformer", description="the transformer, or a reference learner whose losses are known"
     )
     order: int = Field(5, ge=1, le=20, description="ngram: tokens of the longest gram")

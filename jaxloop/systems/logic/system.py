@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxloop.config.schema import Config
 from jaxloop.learners.transformer.costs import place_parts, planning_part, training_operations, weight_count
-from jaxloop.learners.transformer.model import make_model
+from jaxloop.learners.transformer.model import activation_dtype, make_model
 from jaxloop.loop.interfaces import Learner
 from jaxloop.systems.interfaces import ModelCost, RowFormat, System
 from jaxloop.systems.logic import measures, source
@@ -61,6 +61,10 @@ class Logic(System):
     def texts(self, points: np.ndarray) -> list[str]:
         """Expressions."""
         return [decode(row_T) for row_T in points]
+
+    def results_depend_on(self, config: Config) -> dict[str, str]:
+        """The dtype of activations, which may go by the device."""
+        return {"activations": str(activation_dtype(config.model))}
 
     def against_divergence(self, config: Config) -> str:
         """Shorter steps."""

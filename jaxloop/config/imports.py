@@ -1,0 +1,124 @@
+"""What a config names and Python has to import: the settings of a system, and parts of one's own.
+
+A part of one's own stands in a config as "module:Name". Only a run imports it; whoever reads a folder does not.
+"""
+
+import functools
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from jaxloop.errors import DamageError, InputError, RunError
+
+SYSTEMS = {
+    "logic": "jaxloop.systems.logic.settings:LogicConfig",
+}
+DEFAULT_SYSTEM = "logic"
+
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a part of one's own, "module:Name"."""
+    return bool(_PATH.fullmatch(name))
+
+
+def named(*names: str) -> Any:
+    """The type of a setting that is one of these names, or a part of one's own."""
+
+    def check(name: str) -> str:
+        if name in names or is_own(name):
+            return name
+        raise ValueError(f"should be {', '.join(map(repr, names))}, or one of your own, as 'module:Name'")
+
+    return Annotated[str, AfterValidator(check), WithJsonSchema({"enum": [*names, "module:Name"]})]
+
+
+@functools.cache
+def system_settings(name: str) -> Any:
+    """The subclass of `schema.Config` of one of SYSTEMS."""
+    return get(SYSTEMS[name])
+
+
+def get(path: str) -> Any:
+    """What stands at "module:Name"."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def import_own(path: str, setting: str, needs: tuple[str, ...]) -> Any:
+    """Import a part of one's own; a module beside which the command is called is found, too.
+
+    Args:
+      path: "module:Name".
+      setting: that names it.
+      needs: what a part of its kind must have.
+
+    Raises:
+      InputError: there is no such part, or it is of another kind.
+    """
+    where = f"{setting} = {path!r}"
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        part = get(path)
+    except AttributeError:
+        raise InputError(f"{where}: the module has no such name") from None
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{where}: there is no module {error.name!r}; it must be installed, or lie where you are"
+        ) from None
+    except Exception as error:  # Whatever somebody's module does when it is imported.
+        raise InputError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from None
+    missing = [name for name in needs if not hasattr(part, name)]
+    if not isinstance(part, type) or missing:
+        has = f"a class with {', '.join(needs)}"
+        raise InputError(f"{where}: must be {has}, and {f'has no {missing[0]}' if missing else 'is no class'}")
+    return part
+
+
+def path_of(part: type, setting: str) -> str:
+    """The import path of a class, "module:Name".
+
+    Raises:
+      InputError: it is no class that could be imported.
+    """
+    if not isinstance(part, type) or "." in part.__qualname__:
+        raise InputError(
+            f"{setting}: {part!r} is no class at the top of a module or notebook, and could not be found again"
+        )
+    return f"{part.__module__}:{part.__qualname__}"
+
+
+def guarded(part: Any, setting: str, path: str) -> Any:
+    """A part of one's own, so that what goes wrong in it is told in one line that names it."""
+    return _Guarded(part, f"{setting} = {path!r}")
+
+
+class _Guarded:
+    def __init__(self, part: Any, where: str):
+        self._part, self._where = part, where
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        return self._told(found) if callable(found) else found
+
+    def _told(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            try:
+                return function(*arguments, **options)
+            except (InputError, DamageError, RunError, MemoryError):
+                raise
+            except Exception as error:
+                raise RunError(
+                    f"{self._where}: {type(error).__name__}: {error}; what was measured before is kept"
+                ) from error
+
+        return call
