@@ -8,9 +8,42 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxloop.api import DamageError, InputError, Run, RunError, open_run, presets, run, settings
+    from jaxloop.api import (
+        Carry,
+        Column,
+        Columns,
+        Config,
+        Curator,
+        DamageError,
+        InputError,
+        LearnerSettings,
+        Measured,
+        Measures,
+        Memory,
+        Purpose,
+        RowFormat,
+        Rows,
+        Run,
+        RunError,
+        Seconds,
+        System,
+        SystemSettings,
+        Task,
+        Written,
+        draw,
+        host_generator,
+        join,
+        open_run,
+        presets,
+        run,
+        settings,
+    )
 
-__all__ = ["DamageError", "InputError", "Run", "RunError", "open_run", "presets", "run", "settings"]
+__all__ = [
+    "Carry", "Column", "Columns", "Config", "Curator", "DamageError", "InputError", "LearnerSettings", "Measured",
+    "Measures", "Memory", "Purpose", "RowFormat", "Rows", "Run", "RunError", "Seconds", "System", "SystemSettings",
+    "Task", "Written", "draw", "host_generator", "join", "open_run", "presets", "run", "settings",
+]  # fmt: skip
 __version__ = metadata.version("jaxloop-collapse")
 
 try:

@@ -19,19 +19,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxloop.analysis.columns import Column, Columns
 from jaxloop.config.imports import path_of
 from jaxloop.config.presets import configured, preset_names, purpose
-from jaxloop.config.schema import Config, describe
+from jaxloop.config.schema import Config, LearnerSettings, SystemSettings, describe
 from jaxloop.errors import DamageError, InputError, RunError
+from jaxloop.loop.curation import Curator
+from jaxloop.loop.interfaces import Seconds, Task, Written
+from jaxloop.loop.keys import Purpose, host_generator
+from jaxloop.loop.memories import Carry, Memory
+from jaxloop.loop.rows import Rows, draw, join
 from jaxloop.report.answer import answer_lines
 from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.progress import RunDisplay
 from jaxloop.runs.runner import run as run_config
 from jaxloop.runs.stored import StoredRun
 from jaxloop.runs.terminal import make_console
+from jaxloop.systems.interfaces import Measured, Measures, RowFormat, System
 from jaxloop.systems.registry import system_of
 
-__all__ = ["DamageError", "InputError", "Run", "RunError", "open_run", "presets", "run", "settings"]
+# What a run is looked at with, and what parts of one's own are made of; jaxloop/README.md has an example of each.
+__all__ = [
+    "Carry", "Column", "Columns", "Config", "Curator", "DamageError", "InputError", "LearnerSettings", "Measured",
+    "Measures", "Memory", "Purpose", "RowFormat", "Rows", "Run", "RunError", "Seconds", "System", "SystemSettings",
+    "Task", "Written", "draw", "host_generator", "join", "open_run", "presets", "run", "settings",
+]  # fmt: skip
 
 
 class Answer(str):

@@ -7,36 +7,26 @@ import warnings
 import pandas as pd
 import pytest
 from processes import call, python
-from tiny import SETTINGS, results
+from tiny import TINY, results
 
 import jaxloop
 from jaxloop import api
-from jaxloop.config.presets import load
 from jaxloop.systems.logic.judge import TRUE_VERDICT
 
-LITTLE = [*SETTINGS, "learner.name=resample", "grid={'cycle.fresh_share' = [0.0, 0.5]}", "seeds=[0, 1, 2]"]
-
-
-def as_settings(overrides: list[str]) -> dict:
-    """The same settings as values of Python."""
-    config = load("quick", overrides).model_dump(exclude_none=True)
-    names = [override.partition("=")[0] for override in overrides]
-    found = {}
-    for name in names:
-        section, _, key = name.partition(".")
-        found[name] = config[section][key] if key else config[section]
-    return found
+LITTLE = {"learner.name": "resample", "seeds": [0, 1, 2]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "little"
-    return jaxloop.run("quick", settings=as_settings(LITTLE), path=path, progress=False)
+    return jaxloop.run(TINY, settings=LITTLE, path=path, progress=False)
 
 
 def test_the_same_bits_as_the_command(run, tmp_path):
     """Catches a door that goes another way than the command: other defaults, other settings, another folder."""
-    done = call("run", "quick", *LITTLE, "--out", str(tmp_path / "by_command"), "--no-figures")
+    done = call(
+        "run", TINY, "learner.name=resample", "seeds=[0, 1, 2]", "--out", str(tmp_path / "by_command"), "--no-figures"
+    )
     assert done.returncode == 0
     assert results(tmp_path / "by_command") == results(run.path)
     config = [(path / "config.toml").read_text() for path in (run.path, tmp_path / "by_command")]
@@ -107,8 +97,8 @@ def test_bad_input_is_one_line_and_makes_nothing(arguments, said, tmp_path):
 
 def test_an_axis_gives_way_to_a_setting(tmp_path):
     """Catches a setting that is refused, or ignored, because the preset varies it."""
-    settings = as_settings([*SETTINGS[:-1], "learner.name=resample"]) | {"cycle.fresh_share": 0.25}
-    found = jaxloop.run("quick", seeds=[7], settings=settings, path=tmp_path / "run", progress=False)
+    settings = {"learner.name": "resample", "cycle.fresh_share": 0.25}
+    found = jaxloop.run(TINY, seeds=[7], settings=settings, path=tmp_path / "run", progress=False)
     assert set(found.metrics["seed"]) == {7}
     assert found.config.cycle.fresh_share == 0.25 and "cycle.fresh_share" not in found.config.axes
 
@@ -117,7 +107,7 @@ def test_a_damaged_folder_is_named(run, tmp_path):
     """Catches a door that reads what the commands refuse."""
     with pytest.raises(jaxloop.InputError, match="no such folder"):
         jaxloop.open_run(tmp_path / "none")
-    again = jaxloop.run("quick", settings=as_settings(LITTLE), path=tmp_path / "copy", progress=False)
+    again = jaxloop.run(TINY, settings=LITTLE, path=tmp_path / "copy", progress=False)
     table = again.path / "tables/loop_000/metrics.csv"
     table.write_text(table.read_text().replace("0", "1", 1))
     opened = jaxloop.open_run(again.path)
@@ -149,7 +139,7 @@ def test_names_are_handed_on_and_cost_nothing_before_they_are_used():
 NOTEBOOK = """
 import jaxloop
 settings = {settings!r}
-run = jaxloop.run("quick", seeds=[0, 1, 2], settings=settings, path={path!r})
+run = jaxloop.run({source!r}, seeds=[0, 1, 2], settings=settings, path={path!r})
 run.metrics, run.tails, run.summary
 run.samples(loop=0, generation=1)
 run.figure("overview")
@@ -163,8 +153,8 @@ def test_in_a_kernel_progress_is_one_output_that_is_redrawn(tmp_path):
     nbclient = pytest.importorskip("nbclient")
     import nbformat
 
-    settings = as_settings([*SETTINGS[:-1], "learner.name=resample"])
-    lines = NOTEBOOK.format(settings=settings, path=str(tmp_path / "run")).strip().splitlines()
+    settings = {"learner.name": "resample", "cycle.fresh_share": 0.25}
+    lines = NOTEBOOK.format(source=TINY, settings=settings, path=str(tmp_path / "run")).strip().splitlines()
     cells = ["\n".join(lines[:3]), *lines[3:]]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()

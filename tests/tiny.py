@@ -11,6 +11,8 @@ from jaxloop.config.schema import Config, Loop
 from jaxloop.loop.interfaces import Task
 from jaxloop.runs.runner import run
 
+TINY = str(Path(__file__).parent / "tiny.toml")
+# The same for any preset.
 SETTINGS = [
     "language.max_depth=2",
     "cycle.rows=60",
@@ -61,7 +63,7 @@ class Silent:
 
 
 def tiny_config(*overrides: str) -> Config:
-    return load("quick", [*SETTINGS, *overrides])
+    return load(TINY, overrides)
 
 
 def run_silently(config: Config, path: Path, display: Silent | None = None, overwrite: bool = False) -> Silent:

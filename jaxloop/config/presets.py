@@ -51,7 +51,9 @@ def configured(source: str, settings: dict[str, Any]) -> Config:
 
 def _configured(source: str, settings: list[tuple[str, Any]], where: str) -> Config:
     scale = next((value for name, value in reversed(settings) if name == "scale"), None)
-    table, asked_at = _at_scale(_read_toml(_path_of(source)), scale, source)
+    file = _read_toml(_path_of(source))
+    given = [name for name, _ in settings] or list(flat({name: file[name] for name in file if name not in _LAYERS}))
+    table, asked_at = _at_scale(file, scale, source)
     systems = [{"system": {"name": value}} for name, value in settings if name == "system.name"]
     of = settings_class(systems[-1] if systems else table, where)
     for name, value in settings:
@@ -60,8 +62,27 @@ def _configured(source: str, settings: list[tuple[str, Any]], where: str) -> Con
     if scale is not None and asked_at and scale not in asked_at and not table.get("grid"):
         raise InputError(f"{source}: has no grid at scale {scale!r}, but at {', '.join(asked_at)}; give it one")
     config = validated(table, where)
-    loops(config)
+    # What a run has written out has every setting in it, wanted or not.
+    is_written_out = not settings and file.keys() >= of.sections().keys()
+    _require_effect([] if is_written_out else given, [loop.config for loop in loops(config)], where)
     return config
+
+
+# Of a file: what is not set by it alone, or varied.
+_LAYERS = ("scale", "scales", "grid", "seeds", "controls")
+
+
+def _require_effect(given: list[str], configs: list[Config], where: str) -> None:
+    """Refuse settings that somebody gives, and that decide nothing in any cell.
+
+    Raises:
+      InputError: there are such.
+    """
+    different = {(config.system.name, config.learner.name): config for config in configs}.values()
+    for name in given:
+        reasons = [config.why_without_effect(name) for config in different]
+        if reasons and all(reasons):
+            raise InputError(f"{where}: {name} decides nothing with {reasons[0]}; leave it out, or choose another")
 
 
 def purpose(name: str) -> str:

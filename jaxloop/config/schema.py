@@ -270,8 +270,13 @@ class Config(Section):
         return setting in self.axis_names()
 
     def without_effect(self) -> dict[str, str]:
-        """Settings, or sections, that decide nothing with these others, and which others: `learner.name = "oracle"`."""
+        """Settings, and whole sections, that decide nothing here, and because of what: "learner.name = 'oracle'"."""
         return {}
+
+    def why_without_effect(self, setting: str) -> str | None:
+        """Because of what a setting decides nothing; None where it does."""
+        found = self.without_effect()
+        return found.get(setting) or found.get(setting.partition(".")[0])
 
     @model_validator(mode="after")
     def _seeds_differ(self):

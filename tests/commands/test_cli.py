@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from processes import JAXLOOP, call
-from tiny import SETTINGS, results
+from tiny import SETTINGS, TINY, results
 
 LONGER = [*SETTINGS, "cycle.generations=24"]
 
@@ -128,7 +128,7 @@ def undisturbed(tmp_path_factory):
 
 def test_the_answer_is_there_whatever_becomes_of_the_figures(tmp_path):
     """Catches a picture that is drawn before the answer; Jupyter's MPLBACKEND, which need not be installed here."""
-    command = ["run", "quick", *SETTINGS, "learner.name=resample", "--out", str(tmp_path / "run")]
+    command = ["run", TINY, "learner.name=resample", "--out", str(tmp_path / "run")]
     elsewhere = {**os.environ, "MPLBACKEND": "module://matplotlib_inline_that_is_not_there.backend"}
     for more in (["--no-figures"], []):
         done = subprocess.run([*JAXLOOP, *command, *more], capture_output=True, text=True, env=elsewhere, check=False)
@@ -155,7 +155,7 @@ def test_in_the_cell_of_a_notebook_a_run_is_short_and_draws(tmp_path):
 
     ours, its = openpty()
     backend = {"MPLBACKEND": "module://no_such_backend", "JPY_PARENT_PID": "1", "TERM": "xterm-color"}
-    run = ["run", "quick", *SETTINGS, "learner.name=resample", "cycle.generations=30", "--out", str(tmp_path / "run")]
+    run = ["run", TINY, "learner.name=resample", "cycle.generations=30", "--out", str(tmp_path / "run")]
     with subprocess.Popen([*JAXLOOP, *run], stdout=its, stderr=its, env=os.environ | backend) as process:
         os.close(its)
         output = b""

@@ -104,10 +104,10 @@ def test_rows_that_could_not_be_measured_are_not_gone_on_from(tmp_path, monkeypa
     run_tiny(tmp_path / "undisturbed", SEEDS, "learner.name=resample")
     tables_of, failures = runner.tables_of, iter([NO_MEMORY, MemoryError()])
 
-    def measured(record, measures, system):
+    def measured(record, *others):
         if record.state.generation == 1 and (error := next(failures, None)):
             raise error
-        return tables_of(record, measures, system)
+        return tables_of(record, *others)
 
     monkeypatch.setattr(runner, "tables_of", measured)
     with pytest.raises(RunError, match=r"^memory ran out; .*--plan.*; what was measured before is kept$"):

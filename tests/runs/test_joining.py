@@ -94,13 +94,13 @@ def test_a_column_for_every_setting_that_differs(tmp_path):
             tmp_path / "b",
             [0, 1, 2],
             [0.5],
-            "sample.temperature=0.5",
+            "measure.alive_share=0.5",
             *("population.loops_per_device=3", "store.models_every_generations=1"),
         ),
     ]
     joined = join_runs(runs, no_warning)
-    assert joined.axes == [SHARE, "sample.temperature"]
-    assert [(row[SHARE], row["sample.temperature"], row["seeds"]) for row in joined.rows] == [
+    assert joined.axes == [SHARE, "measure.alive_share"]
+    assert [(row[SHARE], row["measure.alive_share"], row["seeds"]) for row in joined.rows] == [
         (0.0, 0.75, 3), (0.5, 0.75, 3), (0.5, 0.5, 3),
     ]  # fmt: skip
     generated = make_run(tmp_path / "c", [3], [0.5])

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from jaxloop.config.imports import named
+from jaxloop.config.imports import is_own, named
 from jaxloop.config.schema import Config, CycleSettings, LearnerSettings, MeasureSettings, Section, SystemSettings
 from jaxloop.learners.transformer.settings import ModelSettings, TrainSettings, TransformerSampleSettings
 
@@ -93,6 +93,20 @@ class LogicConfig(Config):
     language: LanguageSettings = LanguageSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+
+    def without_effect(self) -> dict[str, str]:
+        """What a learner that is not trained, or has no such choices, does not read."""
+        name = self.learner.name
+        if is_own(name):
+            return {}
+        why = f"learner.name = {name!r}"
+        names = [] if name == "ngram" else ["learner.order"]
+        if name != "transformer":
+            names += ["train", "sample.batch_rows"]
+            names += [f"model.{key}" for key in ModelSettings.model_fields if key != "context_tokens"]
+        if name == "resample":
+            names.append("sample.temperature")
+        return dict.fromkeys(names, why)
 
     @model_validator(mode="after")
     def _rows_hold_expressions(self):
