@@ -32,7 +32,6 @@ from jaxloop.report.overview import draw_overview
 from jaxloop.report.style import (
     MOST_LINES,
     MOST_PANELS,
-    STYLES,
     chosen,
     colours,
     colours_of,
@@ -41,6 +40,7 @@ from jaxloop.report.style import (
     learners_of,
     part_colours,
     spread_handles,
+    style_of,
     write_figure,
 )
 
@@ -298,10 +298,10 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         learner = rows[LEARNER].iloc[0]
         style = {
             "color": colour_of[label],
-            "marker": _MARKERS[learner],
+            "marker": _MARKERS.get(learner, "o"),
             "markersize": 5,
             "linewidth": 1.2,
-            "linestyle": STYLES[learner]["linestyle"] if places.numeric else "none",
+            "linestyle": style_of(learner)["linestyle"] if places.numeric else "none",
         }
         # Beside each other, or intervals would hide each other.
         beside = [other for other, (_, control) in enumerate(labels) if control == label[1]]
