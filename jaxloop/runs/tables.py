@@ -25,7 +25,7 @@ def extend_table(run: Path, loop: Loop, seal: Seal, name: str, generations: list
     for rows in generations:
         if rows:
             begins, columns = not columns, columns or list(rows[0])
-            parts.append(_as_csv(_as_cells(rows), columns, header=begins))
+            parts.append(_as_csv(rows, columns, header=begins))
             length += len(parts[-1])
             so_far.add(parts[-1])
         ends.append([length, so_far.text])
@@ -79,23 +79,27 @@ def _joined(run: StoredRun, name: str, parts: list[tuple[Loop, bytes, bytes]]) -
 
 def whole_table(rows: list[dict]) -> bytes:
     """Rows with the same columns as a CSV file; nothing without rows."""
-    return _as_csv(_as_cells(rows), list(rows[0])) if rows else b""
+    return _as_csv(rows, list(rows[0])) if rows else b""
 
 
 def _as_csv(rows: list[dict], columns: list[str], header: bool = True) -> bytes:
-    """Rows of cells as CSV; a column that a row lacks is empty."""
+    """Rows as CSV: numbers in the shortest form that reads back the same; nothing where there is none, or no value."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    known = set(columns)
-    for row in rows:
-        if not row.keys() <= known:
-            raise ValueError(f"a row has columns that its table has not: {sorted(row.keys() - known)}")
-    writer.writerows([[row.get(name, "") for name in columns] for row in rows])
+    writer.writerows([_cells(row, columns) for row in rows])
     return content.getvalue().encode()
 
 
-def _as_cells(rows: list[dict]) -> list[dict]:
-    """Numbers as csv writes them in the shortest form that reads back the same; nothing where there is none."""
-    return [{key: "" if value is None or value != value else value for key, value in row.items()} for row in rows]
+def _cells(row: dict, columns: list[str]) -> list:
+    """A row in the order of the columns; what it lacks is empty. As csv writes them, numbers have their shortest form.
+
+    Raises:
+      ValueError: it has columns that its table has not.
+    """
+    if list(row) != columns:
+        if not row.keys() <= set(columns):
+            raise ValueError(f"a row has columns that its table has not: {sorted(row.keys() - set(columns))}")
+        row = {name: row.get(name) for name in columns}
+    return ["" if value is None or value != value else value for value in row.values()]
