@@ -33,7 +33,7 @@ def most_frequent(
     Args:
       path: the run folder, finished or not.
       loop: which loop.
-      generations: which of its generations; None for the first, the middle one and the last.
+      generations: which of its generations; None for the first, the middle one and the last, of those that are kept.
       top: how many different samples of each at most.
       warn: is told of a generation that is not finished.
 
@@ -43,11 +43,14 @@ def most_frequent(
     """
     run = StoredRun(path)
     of_loop = run.loop(loop)
-    newest = run.newest(of_loop) or 0
+    newest = run.newest(of_loop)
+    # Where none is finished, it is said of the first that it is not.
+    kept = [] if newest is None else [place for place, one in enumerate(run.seal(of_loop).samples) if one]
+    chosen = [kept[0], kept[(len(kept) - 1) // 2], kept[-1]] if kept else [newest or 0]
     for line in run.left_out(of_loop):
         warn(line)
     found, system = [], system_of(of_loop.config)
-    for generation in dict.fromkeys([0, newest // 2, newest] if generations is None else generations):
+    for generation in dict.fromkeys(chosen if generations is None else generations):
         samples = run.samples(loop, generation)
         points = samples[system.row_format(of_loop.config).name]
         ranked = _ranked(points, samples, system)
