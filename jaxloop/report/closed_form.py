@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from jaxloop.analysis.cells import LEARNER, cells_of, courses
 from jaxloop.analysis.columns import Columns
-from jaxloop.report.style import chosen, colours_of, draw_course, few_cells, learners_of, legend_handles
+from jaxloop.report.style import chosen, colours_of, draw_course, few_cells, spread_handles
 
 # By the number of a loop the mean over seeds of columns of metrics.csv, by name, in each generation, (G,).
 Expected = Mapping[int, Mapping[str, np.ndarray]]
@@ -64,10 +64,14 @@ def draw_closed_form(metrics: pd.DataFrame, axes: list[str], expected: Expected,
         elif place + across >= len(names):
             panel.set_xlabel("generation")
             panel.tick_params(labelbottom=True)
-    learners = learners_of(metrics[LEARNER])
-    # Of one learner nothing need be said of its lines.
-    handles = legend_handles(cells, colours, learners if len(learners) > 1 else ["transformer"])
-    handles.append(Line2D([], [], label="closed form", **_KNOWN))
+    handles = [
+        *(
+            Line2D([], [], color=colour, linewidth=2.2, label=cell.label)
+            for cell, colour in zip(cells, colours, strict=True)
+        ),
+        *spread_handles(cells),
+        Line2D([], [], label="closed form", **_KNOWN),
+    ]
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=min(len(handles), 4))
     return figure
 
