@@ -140,14 +140,12 @@ def test_a_loop_without_variance_is_measured_to_its_end(tmp_path):
     assert "kept diversity" in answer
 
 
-def test_the_plan_is_about_right(tmp_path):
-    """A plan that tries a learner of numbers as if it wrote tokens, or compiles what is not there."""
-    config = load("gaussian", ["seeds=[0,1,2,3]", "cycle.generations=50"])
-    (program,) = plan(config, lambda line: None).programs
-    assert program.parameters == 0
-    assert program.loops_at_once == 4
-    assert 0 < program.seconds < 10
-    assert 0 < program.measure_seconds < 20
+def test_the_plan_is_about_right():
+    """A plan that writes each of 60,000 generations by itself said ten times what the run takes, half a minute."""
+    planned = plan(load("gaussian"), lambda line: None)
+    (program,) = planned.programs
+    assert (program.parameters, program.loops_at_once) == (0, 200)
+    assert 10 < planned.seconds < 150
 
 
 def test_samples_are_numbers_that_a_reader_can_read(tmp_path):
