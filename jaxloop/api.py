@@ -161,7 +161,7 @@ class Run:
         return self._stored.samples(loop, (newest or 0) if generation is None else generation)
 
     def figure(self, name: str = "overview") -> Picture:
-        """Draw a figure: overview, diversity, final, correctness or heat_map.
+        """Draw a figure: overview, diversity, final, correctness, heat_map or closed_form.
 
         Raises:
           InputError: there is no such figure, or it makes no sense for this run.
@@ -171,7 +171,7 @@ class Run:
         found, config = self._analysis, self.config
         tables = found.metrics, found.tails, found.derived["summary"]
         run = self.path.resolve().name
-        return Picture(draw_one(name, *tables, config.axes, config.learner.name, found.columns, run))
+        return Picture(draw_one(name, *tables, config.axes, config.learner.name, found.columns, run, found.expected))
 
     def __repr__(self) -> str:
         finished = sum(self._stored.newest(loop) + 1 for loop in self._stored.begun())

@@ -33,6 +33,23 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class Digest:
+    """What `digest` says of content that comes in parts, after each of them."""
+
+    def __init__(self, content: bytes):
+        """Begin with some content."""
+        self._so_far = hashlib.sha256(content)
+
+    def add(self, content: bytes) -> None:
+        """Go on with more."""
+        self._so_far.update(content)
+
+    @property
+    def text(self) -> str:
+        """Of all so far."""
+        return self._so_far.hexdigest()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all; a link in its place is replaced, never followed."""
     partial = path.with_name(f".{path.name}.partial")

@@ -106,7 +106,7 @@ def _alive_modes(metrics: pd.DataFrame, tenths: pd.DataFrame) -> pd.Series:
     """Alive share of the first data set's rows in the more probable half of the source."""
     tenths = tenths[tenths["class"].isin(_MODE_LABELS)]
     place = [tenths["loop"], tenths["generation"]]
-    alive = (tenths["alive_share"] * tenths["first_rows"]).groupby(place).sum()
+    alive = (tenths["alive_share"] * tenths["first_rows"]).groupby(place).sum(min_count=1)
     return (alive / tenths["first_rows"].groupby(place).sum()).reindex(metrics.index)
 
 

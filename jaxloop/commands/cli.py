@@ -300,6 +300,8 @@ def bench(
     if bool(against) != bool(nanogpt):
         raise InputError("--against nanogpt needs --nanogpt with the path of its checkout, and the other way round")
     config = load(source, overrides or [])
+    if "train" not in config.sections():
+        raise InputError(f"system.name: bench measures training of the system 'logic', not {config.system.name!r}")
     if output is not None:
         # Minutes of measuring must not be lost to a folder that is not there.
         try:

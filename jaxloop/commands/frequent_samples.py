@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxloop.config.schema import Loop
 from jaxloop.errors import InputError
+from jaxloop.loop.rows import unique_rows
 from jaxloop.runs.stored import StoredRun
+from jaxloop.systems.interfaces import System
 from jaxloop.systems.logic.judge import Judgement
 from jaxloop.systems.logic.measures import top_samples
+from jaxloop.systems.registry import system_of
 
 
 class Frequent(NamedTuple):
@@ -28,7 +33,7 @@ def most_frequent(
     Args:
       path: the run folder, finished or not.
       loop: which loop.
-      generations: which of its generations; None for the first, the middle one and the last.
+      generations: which of its generations; None for the first, the middle one and the last, of those that are kept.
       top: how many different samples of each at most.
       warn: is told of a generation that is not finished.
 
@@ -38,17 +43,31 @@ def most_frequent(
     """
     run = StoredRun(path)
     of_loop = run.loop(loop)
-    newest = run.newest(of_loop) or 0
+    newest = run.newest(of_loop)
+    # Where none is finished, it is said of the first that it is not.
+    kept = [] if newest is None else [place for place, one in enumerate(run.seal(of_loop).samples) if one]
+    chosen = [kept[0], kept[(len(kept) - 1) // 2], kept[-1]] if kept else [newest or 0]
     for line in run.left_out(of_loop):
         warn(line)
-    found = []
-    for generation in dict.fromkeys([0, newest // 2, newest] if generations is None else generations):
+    found, system = [], system_of(of_loop.config)
+    for generation in dict.fromkeys(chosen if generations is None else generations):
         samples = run.samples(loop, generation)
-        judgement = Judgement(*(samples[name] for name in ("verdict", "fault", "depth")))
-        tokens_NxT = samples["tokens"]
-        ranked = top_samples(tokens_NxT, judgement, len(tokens_NxT))
-        found.append(Frequent(generation, len(tokens_NxT), len(ranked), ranked[:top]))
+        points = samples[system.row_format(of_loop.config).name]
+        ranked = _ranked(points, samples, system)
+        found.append(Frequent(generation, len(points), len(ranked), ranked[:top]))
     return of_loop, found
+
+
+def _ranked(points: np.ndarray, samples: dict[str, np.ndarray], system: System) -> list[tuple[str, int, str]]:
+    """The different samples, with a verdict where the system has a judge."""
+    if "verdict" in samples:
+        judgement = Judgement(*(samples[name] for name in ("verdict", "fault", "depth")))
+        return top_samples(points, judgement, len(points))
+    points_U, _, counts_U = unique_rows(points)
+    order_U = np.argsort(-counts_U, kind="stable")
+    return [
+        (text, int(counts_U[place]), "") for text, place in zip(system.texts(points_U[order_U]), order_U, strict=True)
+    ]
 
 
 def parse_generations(text: str | None) -> list[int] | None:

@@ -17,6 +17,7 @@ from jaxloop.errors import DamageError, InputError, RunError
 
 SYSTEMS = {
     "logic": "jaxloop.systems.logic.settings:LogicConfig",
+    "gaussian": "jaxloop.systems.gaussian.settings:GaussianConfig",
 }
 DEFAULT_SYSTEM = "logic"
 

@@ -5,6 +5,7 @@ A row is what the first axis of an array counts; of what dtype and shape it is, 
 Legend: N rows, U different rows.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -68,5 +69,12 @@ def unique_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def provenance_counts(rows: Rows) -> list[tuple[str, int, int]]:
     """(kind, generation, number of rows) for every provenance that occurs, in that order."""
-    pairs, counts = np.unique(np.stack([rows.kind_N, rows.generation_N], axis=1), axis=0, return_counts=True)
-    return [(KINDS[kind], int(generation), int(count)) for (kind, generation), count in zip(pairs, counts, strict=True)]
+    # Rows of one provenance stand together, and sorting them all takes ten times as long.
+    changes_N = (rows.kind_N[1:] != rows.kind_N[:-1]) | (rows.generation_N[1:] != rows.generation_N[:-1])
+    borders = [0, *(np.flatnonzero(changes_N) + 1).tolist(), len(rows.kind_N)]
+    counts: dict[tuple[int, int], int] = {}
+    for begin, end in itertools.pairwise(borders):
+        if begin < end:
+            place = int(rows.kind_N[begin]), int(rows.generation_N[begin])
+            counts[place] = counts.get(place, 0) + end - begin
+    return [(KINDS[kind], generation, counts[kind, generation]) for kind, generation in sorted(counts)]

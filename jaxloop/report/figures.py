@@ -28,11 +28,11 @@ from jaxloop.analysis.columns import Columns
 from jaxloop.analysis.summary import MOSTLY_RIGHT, last_generation
 from jaxloop.errors import InputError, printable
 from jaxloop.layout import FIGURES
+from jaxloop.report.closed_form import Expected, draw_closed_form
 from jaxloop.report.overview import draw_overview
 from jaxloop.report.style import (
     MOST_LINES,
     MOST_PANELS,
-    STYLES,
     chosen,
     colours,
     colours_of,
@@ -41,6 +41,7 @@ from jaxloop.report.style import (
     learners_of,
     part_colours,
     spread_handles,
+    style_of,
     write_figure,
 )
 
@@ -57,6 +58,12 @@ _TITLES = {
     "final": "what was kept, and when it collapsed",
     "correctness": "what the samples are",
     "heat_map": "kept diversity over two settings",
+    "closed_form": "means over seeds, and their closed forms",
+}
+# Where it is not more cells.
+_NEEDS = {
+    "heat_map": "two settings that are varied, each value with each",
+    "closed_form": "a system of which something is known in closed form",
 }
 
 
@@ -70,6 +77,7 @@ def draw_all(
     folder: Path,
     warn: Callable[[str], None],
     watch: Callable[[], None] = lambda: None,
+    expected: Expected | None = None,
 ) -> list[Path]:
     """Draw every figure that makes sense for a run, each for itself, and remove what is left of the others.
 
@@ -85,11 +93,12 @@ def draw_all(
       folder: where to write, in the run's folder; it is made.
       warn: is told which figure could not be drawn or written, and why.
       watch: called before each figure; what it raises ends that.
+      expected: what is known of loops beforehand.
 
     Returns:
       The paths of what was drawn.
     """
-    makers = _makers(metrics, tails, summary, axes, learner, columns)
+    makers = _makers(metrics, tails, summary, axes, learner, columns, expected)
     run, seeds = folder.resolve().parent.name, metrics["seed"].nunique()
     paths = []
     for name in FIGURES:
@@ -120,19 +129,20 @@ def draw_one(
     learner: str,
     columns: Columns,
     run: str,
+    expected: Expected | None = None,
 ) -> Figure:
     """Draw one of FIGURES, which bears the name of the run; the tables are those that `draw_all` takes.
 
     Raises:
       InputError: there is no such figure, or it makes no sense for this run.
     """
-    makers = _makers(metrics, tails, summary, axes, learner, columns)
+    makers = _makers(metrics, tails, summary, axes, learner, columns, expected)
     if name not in makers:
         raise InputError(f"{name!r} is no figure; figures are {', '.join(makers)}")
     with matplotlib.style.context("default"):
         figure = makers[name]()
         if figure is None:
-            raise InputError(f"{run}: has no figure {name!r}, which needs more cells, or two settings that are varied")
+            raise InputError(f"{run}: has no figure {name!r}, which needs {_NEEDS.get(name, 'more cells')}")
         _entitle(figure, name, run, metrics["seed"].nunique())
     return figure
 
@@ -144,6 +154,7 @@ def _makers(
     axes: list[str],
     learner: str,
     columns: Columns,
+    expected: Expected | None,
 ) -> dict[str, Callable[[], Figure | None]]:
     """What draws each figure, or says that it makes no sense."""
     of_cells = with_noise(pd.DataFrame(summary), columns)
@@ -158,6 +169,7 @@ def _makers(
         "final": lambda: draw_final(of_cells, free),
         "correctness": lambda: draw_correctness(metrics, axes, columns),
         "heat_map": lambda: draw_heat_map(of_cells, free),
+        "closed_form": lambda: draw_closed_form(metrics, axes, expected or {}, columns),
     }
 
 
@@ -298,10 +310,10 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         learner = rows[LEARNER].iloc[0]
         style = {
             "color": colour_of[label],
-            "marker": _MARKERS[learner],
+            "marker": _MARKERS.get(learner, "o"),
             "markersize": 5,
             "linewidth": 1.2,
-            "linestyle": STYLES[learner]["linestyle"] if places.numeric else "none",
+            "linestyle": style_of(learner)["linestyle"] if places.numeric else "none",
         }
         # Beside each other, or intervals would hide each other.
         beside = [other for other, (_, control) in enumerate(labels) if control == label[1]]

@@ -28,6 +28,7 @@ STYLES = {
     "grammar": {"linestyle": "--", "linewidth": 1.4},
     "ngram": {"linestyle": "-", "marker": "x", "markersize": 5, "linewidth": 0.9},
 }
+_OTHER_STYLE = {"linestyle": "-", "linewidth": 2.2}
 # Okabe and Ito's palette, distinguishable for the colour-blind; beyond it an ordered map.
 _CELL_COLOURS = ("#D55E00", "#009E73", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -36,6 +37,11 @@ MOST_PANELS = 12
 MOST_LINES = 24
 _MOST_CONTROLS = 4
 _MOST_PIXELS = 3900
+
+
+def style_of(learner: str) -> dict:
+    """How the line of a learner is drawn; those of the references are thinner, and broken."""
+    return STYLES.get(learner, _OTHER_STYLE)
 
 
 def chosen(items: list, most: int) -> list:
@@ -105,7 +111,7 @@ def draw_course(panel: Axes, course: pd.DataFrame, colour, learner: str, spread:
     elif spread and len(course) > 1:
         for _, one in course.iterrows():
             panel.plot(course.columns, one, color=colour, linewidth=0.8, alpha=0.45)
-    style = STYLES[learner] if complete.shape[1] > 1 else {"marker": "o", **STYLES[learner]}
+    style = style_of(learner) if complete.shape[1] > 1 else {"marker": "o", **style_of(learner)}
     panel.plot(complete.columns, complete.mean(), color=colour, **style)
 
 
@@ -116,7 +122,7 @@ def legend_handles(cells: list[Cell], cell_colours: list, learners: list[str]) -
         for cell, colour in zip(cells, cell_colours, strict=True)
     ]
     if learners != ["transformer"]:
-        handles += [Line2D([], [], color="#777777", label=learner, **STYLES[learner]) for learner in learners]
+        handles += [Line2D([], [], color="#777777", label=learner, **style_of(learner)) for learner in learners]
     return handles + spread_handles(cells)
 
 

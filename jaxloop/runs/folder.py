@@ -32,7 +32,7 @@ from jaxloop.runs.tables import extend_table, joined_tables, whole_table, write_
 # How old the tables at the top may get while loops finish generations, and how much of the time joining them may take.
 _JOIN_SECONDS, _JOIN_SHARE = 20, 0.05
 # How long a generation that is finished may wait for others, and how much of the time writing them may take.
-_FLUSH_SECONDS, _FLUSH_SHARE = 1.0, 0.2
+_FLUSH_SECONDS, FLUSH_SHARE = 1.0, 0.2
 
 
 class RunFolder:
@@ -171,7 +171,7 @@ class RunFolder:
         if failures:
             raise failures[0]
         self._flushed_at = time.monotonic()
-        self._flush_pause = max(_FLUSH_SECONDS, (self._flushed_at - begun) / _FLUSH_SHARE)
+        self._flush_pause = max(_FLUSH_SECONDS, (self._flushed_at - begun) / FLUSH_SHARE)
         if self._flushed_at - self._joined_at > self._join_pause:
             self.join()
 

@@ -20,6 +20,7 @@ from jaxloop.runs.capacity import make_learner
 from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT
 from jaxloop.runs.costs import carried_rows, places_of, require_memory
 from jaxloop.runs.environment import prepare
+from jaxloop.runs.folder import FLUSH_SHARE
 from jaxloop.runs.measuring import measures_of
 from jaxloop.runs.programs import programs, training_operations
 from jaxloop.runs.trials import HostTrial, WholeTrial, host_trial, model_trial, pair_counts, pair_seconds, whole_trial
@@ -32,7 +33,7 @@ _COMPILED, _COMPILING_SECONDS = 6, 5.0
 # Loops whose pairs of different rows are counted; the others are judged by those.
 _COUNTED = 20
 # What begins a run: Python and JAX. What ends it: figures, and what is made of each generation of a loop.
-_BEGIN_SECONDS, _CLOSE_SECONDS, _CLOSE_GENERATION_SECONDS = 2.5, 3.0, 1.5e-3
+_BEGIN_SECONDS, _CLOSE_SECONDS, _CLOSE_GENERATION_SECONDS = 2.5, 3.0, 2e-4
 _FILES = 14  # of a run as a whole
 _MODEL_FILES, _MODEL_SECONDS = 12, 0.05  # of a model, as Orbax writes it
 
@@ -144,7 +145,7 @@ def _compiled_plan(program: Program, system: System, hosts: "_HostPlan") -> Prog
         compile_seconds=max(time.perf_counter() - begun - trial.timing_seconds, 0.0),
         generation_seconds=trial.generation_seconds,
         seconds=_rounds(program, at_once) * trial.generation_seconds,
-        measure_seconds=hosts.measure_seconds(program),
+        measure_seconds=hosts.measure_seconds(program, _rounds(program, at_once) * trial.generation_seconds),
         device_bytes=trial.device_bytes,
     )
 
@@ -170,7 +171,7 @@ def _like(program: Program, system: System, timed: list[ProgramPlan], hosts: "_H
         0.0,
         seconds,
         _rounds(program, at_once) * seconds,
-        hosts.measure_seconds(program),
+        hosts.measure_seconds(program, _rounds(program, at_once) * seconds),
         0,
     )
 
@@ -179,9 +180,8 @@ def _tried_plan(program: Program, system: System, hosts: "_HostPlan") -> Program
     """The plan of a program whose learner takes milliseconds."""
     at_once = places_of(program, system)
     seconds = hosts.learn_seconds(program)
-    return ProgramPlan(
-        program, 0, at_once, 0.0, seconds / _rounds(program, at_once), seconds, hosts.measure_seconds(program), 0
-    )
+    each, measuring = seconds / _rounds(program, at_once), hosts.measure_seconds(program, seconds)
+    return ProgramPlan(program, 0, at_once, 0.0, each, seconds, measuring, 0)
 
 
 class _HostPlan:
@@ -251,9 +251,12 @@ class _HostPlan:
             seconds += cycle.generations * of_one
         return seconds
 
-    def measure_seconds(self, program: Program) -> float:
-        """Seconds in which what the loops of a program have written is measured and kept."""
-        seconds = 0.0
+    def measure_seconds(self, program: Program, learning_seconds: float) -> float:
+        """Seconds in which what the loops of a program have written is measured and kept, beside the learning of it.
+
+        Where generations come quickly, several are written together, so that a part of the time goes into that at most.
+        """
+        seconds = by_itself = last = 0.0
         for loop in program.loops:
             config, trials = loop.config, self._trials_of(loop)
             rows, generations = config.cycle.rows, config.cycle.generations
@@ -262,12 +265,16 @@ class _HostPlan:
             due = trials[-1].often_share + (1 - trials[-1].often_share) * rare
             of_one = due * _extended(trials, "measure_seconds", rows)
             of_one += _extended(trials, "training_seconds", _mean_rows(config))
-            of_one += _extended(trials, "keep_seconds", rows)
-            of_one += trials[-1].keep_growth_seconds * (generations - 1) / 2
+            more = _extended(trials, "keep_more_seconds", rows)
+            of_one += more
+            alone = _extended(trials, "keep_seconds", rows) + trials[-1].keep_growth_seconds * (generations - 1) / 2
+            by_itself += generations * max(alone - more, 0)
+            last += max(alone - more, 0)
             of_one += self._whole_of(loop).measure_seconds * _due_share(config, self._system.whole_every(config))
             seconds += _model_count(config, self._system) * _MODEL_SECONDS
             seconds += generations * of_one + self._pairs(loop) * self._pair_seconds[self._like(config)]
-        return seconds
+        most = FLUSH_SHARE / (1 - FLUSH_SHARE) * (learning_seconds + seconds)
+        return seconds + min(by_itself, most + last)
 
 
 def _model_count(config: Config, system: System) -> int:

@@ -239,7 +239,8 @@ def close(
     except Exception as error:  # Matplotlib reads its user's settings when it is imported, and dies of some.
         display.warn(f"{place}: could not be drawn: {type(error).__name__}: {error}")
         return []
-    drawn = draw_all(*tables, config.axes, config.learner.name, analysis.columns, place, display.warn, watch)
+    of_run = config.axes, config.learner.name, analysis.columns
+    drawn = draw_all(*tables, *of_run, place, display.warn, watch, analysis.expected)
     with contextlib.suppress(OSError):  # Then nothing vouches for them, and all else is kept.
         folder.write_manifest(drawn)
     return drawn

@@ -4,11 +4,9 @@ import csv
 import io
 from pathlib import Path
 
-import numpy as np
-
 from jaxloop import layout
 from jaxloop.config.schema import Loop
-from jaxloop.files import digest, write_whole
+from jaxloop.files import Digest, write_whole
 from jaxloop.runs.stored import Seal, StoredRun, parse_table, sealed_table
 
 
@@ -22,14 +20,18 @@ def extend_table(run: Path, loop: Loop, seal: Seal, name: str, generations: list
       DamageError: the rows before are not what was sealed.
     """
     content, ends = sealed_table(run, loop, seal, name), []
+    columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else []
+    parts, length, so_far = [content], len(content), Digest(content)
     for rows in generations:
         if rows:
-            columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else list(rows[0])
-            content += _as_csv(_as_cells(rows), columns, header=not content)
-        ends.append([len(content), digest(content)])
+            begins, columns = not columns, columns or list(rows[0])
+            parts.append(_as_csv(rows, columns, header=begins))
+            length += len(parts[-1])
+            so_far.add(parts[-1])
+        ends.append([length, so_far.text])
     if any(generations):
         layout.make_loop_folder(run, "tables", loop.index)
-        write_whole(layout.table_path(run, loop.index, name), content)
+        write_whole(layout.table_path(run, loop.index, name), b"".join(parts))
     return ends
 
 
@@ -77,27 +79,27 @@ def _joined(run: StoredRun, name: str, parts: list[tuple[Loop, bytes, bytes]]) -
 
 def whole_table(rows: list[dict]) -> bytes:
     """Rows with the same columns as a CSV file; nothing without rows."""
-    return _as_csv(_as_cells(rows), list(rows[0])) if rows else b""
+    return _as_csv(rows, list(rows[0])) if rows else b""
 
 
-def _as_csv(rows: list[dict[str, str]], columns: list[str], header: bool = True) -> bytes:
-    """Rows as CSV; a column that a row lacks is empty."""
+def _as_csv(rows: list[dict], columns: list[str], header: bool = True) -> bytes:
+    """Rows as CSV: numbers in the shortest form that reads back the same; nothing where there is none, or no value."""
     content = io.StringIO()
-    writer = csv.DictWriter(content, columns, lineterminator="\n", restval="")
+    writer = csv.writer(content, lineterminator="\n")
     if header:
-        writer.writeheader()
-    writer.writerows(rows)
+        writer.writerow(columns)
+    writer.writerows([_cells(row, columns) for row in rows])
     return content.getvalue().encode()
 
 
-def _as_cells(rows: list[dict]) -> list[dict[str, str]]:
-    return [{key: _cell(value) for key, value in row.items()} for row in rows]
+def _cells(row: dict, columns: list[str]) -> list:
+    """A row in the order of the columns; what it lacks is empty. As csv writes them, numbers have their shortest form.
 
-
-def _cell(value) -> str:
-    """A number in the shortest form that reads back the same; nothing where there is none, or no value."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return "" if np.isnan(value) else repr(float(value))
-    return str(value)
+    Raises:
+      ValueError: it has columns that its table has not.
+    """
+    if list(row) != columns:
+        if not row.keys() <= set(columns):
+            raise ValueError(f"a row has columns that its table has not: {sorted(row.keys() - set(columns))}")
+        row = {name: row.get(name) for name in columns}
+    return ["" if value is None or value != value else value for value in row.values()]

@@ -3,6 +3,7 @@
 Legend: N rows, B bytes of a row.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from jaxloop.systems.registry import learner_of
 _REPEATS = 3
 _PAIRS_ROWS = 5000
 _KEPT_GENERATIONS, _WHOLE_ROWS = 24, 100
+_FEW_TOGETHER, _MANY_TOGETHER = 4, 40
 # Of the generations that are followed, and of all their rows together.
 _MOST_GENERATIONS, _MOST_ROWS = 60, 1_000_000
 
@@ -64,7 +66,8 @@ class HostCost(NamedTuple):
     probe_seconds: float  # the same with as many rows of each probe
     measure_seconds: float  # all but distances of pairs
     training_seconds: float  # the same of the training rows
-    keep_seconds: float
+    keep_seconds: float  # a generation by itself
+    keep_more_seconds: float  # each of those that are written with it
     prepare_seconds: float  # twice as many real rows, of each seed
     sample_bytes: float
     table_bytes: float
@@ -158,6 +161,15 @@ def host_trial(loop: Loop, system: System, rows: int) -> HostTrial:
                 folder.save(later, arrays, rows_of)
                 seconds.append(_seconds(folder.flush, 1))
         sizes = {kind: [file.stat().st_size for file in path.glob(f"{kind}/**/*") if file.is_file()] for kind in KINDS}
+        with RunFolder(Path(temporary) / "together", small.loop.config, "plan") as folder:
+            folder.restore(small.loop, small.measures.tail_rows, lambda message: None)
+            together = []
+            # The first one is written when it comes; then some, and then many.
+            for begin, end in itertools.pairwise((0, 1, 1 + _FEW_TOGETHER, 1 + _FEW_TOGETHER + _MANY_TOGETHER)):
+                for generation in range(begin, end):
+                    later = record._replace(state=record.state._replace(generation=generation))
+                    folder.save(later, arrays, tables)
+                together.append(_seconds(folder.flush, 1))
     growth = max(float(np.polyfit(range(generations), seconds, 1)[0]), 0.0) if generations > 2 else 0.0
     cost = HostCost(
         learn_seconds=0 if small.trains else spent.train,
@@ -166,6 +178,7 @@ def host_trial(loop: Loop, system: System, rows: int) -> HostTrial:
         measure_seconds=measure_seconds,
         training_seconds=trained,
         keep_seconds=max(float(np.mean(seconds)) - growth * (generations - 1) / 2, 0),
+        keep_more_seconds=max(together[2] - together[1], 0) / (_MANY_TOGETHER - _FEW_TOGETHER),
         prepare_seconds=_seconds(lambda: small.measures.prepare(loop.seed + 1), 1),
         sample_bytes=sum(sizes["samples"]) / generations,
         # Tables stand once more in those of all loops; seals grow as tables do.

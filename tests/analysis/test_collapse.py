@@ -145,3 +145,10 @@ def test_half_lives_are_the_first_generations_below_one_half():
         assert str(row["lost_half_of_mass_in_generation"]) == ("2" if (loop, tenth) == (0, 10) else never)
         dead = "not measured" if tenth == 7 else "3" if (loop, tenth) == (1, 2) else never
         assert str(row["half_dead_in_generation"]) == dead
+
+
+def test_modes_of_which_nobody_knows_whether_they_live_are_not_lost():
+    """A memoriser of points has no density: nothing alive was added up to nothing alive, and called a collapse."""
+    met = verdicts(alive=lambda generation: math.nan)
+    assert str(met["loss of modes"]) == "not measured"
+    assert str(met["loss of the tail"]) == "not by generation 11"

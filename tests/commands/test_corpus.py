@@ -388,3 +388,12 @@ def test_bad_input_is_one_line_and_code_2(arguments, named, tmp_path):
     assert err.startswith("jaxloop: ")
     assert named in err
     assert "Traceback" not in err
+
+
+def test_a_system_without_a_language_is_named(tmp_path):
+    """It ended in an attribute that is not there."""
+    config = load("gaussian")
+    with pytest.raises(InputError, match="check judges expressions of the system 'logic', and this is 'gaussian'"):
+        check_lines([b"True"], config, io.StringIO())
+    with pytest.raises(InputError, match="language describes the system 'logic', and this is 'gaussian'"):
+        describe_language(config, 0, io.StringIO())

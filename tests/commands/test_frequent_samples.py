@@ -5,10 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny import run_tiny, tiny_config
+from tiny import run_silently, run_tiny, tiny_config
 
 from jaxloop.commands.frequent_samples import Frequent, most_frequent, parse_generations
 from jaxloop.commands.printing import show_frequent
+from jaxloop.config.presets import load
 from jaxloop.config.schema import loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.layout import samples_path
@@ -78,3 +79,14 @@ def test_what_is_not_there_is_said_and_damage_is_named(memoriser, tmp_path):
         most_frequent(memoriser, 1, [2], 3, pytest.fail)
     path.write_bytes(content)
     assert StoredRun(memoriser).samples(1, 2)
+
+
+def test_numbers_are_shown_without_a_verdict_and_of_those_that_are_kept(tmp_path):
+    """The command asked for generations that a preset does not keep, and for a judge that there is none of."""
+    size = ["seeds=[0]", "cycle.rows=20", "cycle.generations=6"]
+    run_silently(load("gaussian", [*size, "store.samples_every_generations=2"]), tmp_path / "run")
+    loop, found = most_frequent(tmp_path / "run", 0, None, 3, pytest.fail)
+    assert [one.generation for one in found] == [0, 2, 5]
+    assert all((one.samples, one.different, len(one.top)) == (20, 20, 3) for one in found)
+    assert all(float(text) < 10 and (count, verdict) == (1, "") for text, count, verdict in found[0].top)
+    assert "20 different" in shown(loop, found)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from jaxloop.loop.rows import unique_rows
+from jaxloop.loop.rows import KINDS, Rows, provenance_counts, unique_rows
 
 
 def random_rows(width: int, alphabet, rows: int = 500, seed: int = 1) -> np.ndarray:
@@ -58,3 +58,15 @@ def test_unique_rows_of_views_and_of_nothing():
         assert (different[inverse] == rows).all()
     assert unique_rows(wide[:0])[0].shape == (0, 12)
     assert unique_rows(np.zeros((0, 2, 3)))[0].shape == (0, 2, 3)
+
+
+def test_provenance_is_counted_whatever_the_order_of_rows():
+    """Rows of one provenance that do not stand together, and would be counted as two."""
+    rng = np.random.default_rng(0)
+    kind_N, generation_N = rng.integers(3, size=500).astype(np.uint8), rng.integers(4, size=500).astype(np.int32)
+    expected = Counter((KINDS[kind], int(generation)) for kind, generation in zip(kind_N, generation_N, strict=True))
+    found = provenance_counts(Rows(np.zeros(500), kind_N, generation_N))
+    assert {(kind, generation): count for kind, generation, count in found} == expected
+    places = [(KINDS.index(kind), generation) for kind, generation, _ in found]
+    assert places == sorted(places) and len(places) == 12
+    assert provenance_counts(Rows(np.zeros(0), kind_N[:0], generation_N[:0])) == []

@@ -82,7 +82,7 @@ def test_generations_that_come_quickly_are_written_together(tmp_path, monkeypatc
     settings = ("learner.name=resample", "grid={}", "cycle.generations=12")
     with monkeypatch.context() as patched:
         patched.setattr(folder, "_FLUSH_SECONDS", 0.0)
-        patched.setattr(folder, "_FLUSH_SHARE", math.inf)
+        patched.setattr(folder, "FLUSH_SHARE", math.inf)
         each = written_until(None, patched)
         run_tiny(tmp_path / "each", *settings)
     with monkeypatch.context() as patched:

@@ -61,13 +61,14 @@ class ReferenceLearner:
 
     Args:
       fits: by the name that a config has for a learner (`learner.name`), what fits it.
+      columns: what a learner of the system says of itself, where there is nothing of that kind to say.
     """
 
     # So many generations are computed before they are measured and kept.
     places = 8
 
-    def __init__(self, fits: Mapping[str, Fit]):
-        self._fits = fits
+    def __init__(self, fits: Mapping[str, Fit], columns: Mapping[str, float] | None = None):
+        self._fits, self._columns = fits, dict(columns or {})
 
     def smaller(self) -> None:
         """None: one loop after the other is computed."""
@@ -106,6 +107,5 @@ class ReferenceLearner:
             probed[name] = np.stack([fitted.log_prob(points_P, 1.0), fitted.log_prob(points_P, temperature)])
             times.append(time.perf_counter())
             probe_seconds[name] = times[-1] - times[-2]
-        columns = {"validation_nats": math.nan, "training_nats_per_token": math.nan, "training_steps": 0}
         seconds = Seconds(times[1] - times[0], times[2] - times[1], probe_seconds)
-        return Written(points, log_prob_N, probed, columns, {}, False), seconds
+        return Written(points, log_prob_N, probed, dict(self._columns), {}, False), seconds

@@ -10,6 +10,8 @@ The temperature is applied to choices of the grammar in `grammar`, and to tokens
 Legend: N rows, T tokens a row.
 """
 
+import math
+
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
@@ -56,12 +58,14 @@ def _oracle(loop: Loop, training_NxT: np.ndarray) -> Autoregressive:
     return Autoregressive(Oracle(language_of(loop.config.language)), training_NxT.shape[1])
 
 
+_NOT_TRAINED = {"validation_nats": math.nan, "training_nats_per_token": math.nan, "training_steps": 0}
+
 FITS: dict[str, Fit] = {"resample": _resample, "grammar": _grammar, "ngram": _ngram, "oracle": _oracle}
 
 
 def reference_learner() -> ReferenceLearner:
     """What fits each of the reference learners."""
-    return ReferenceLearner(FITS)
+    return ReferenceLearner(FITS, _NOT_TRAINED)
 
 
 def transformer_learner(config: Config, loop_count: int) -> TransformerLearner:
