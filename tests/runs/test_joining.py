@@ -101,7 +101,7 @@ def test_a_column_for_every_setting_that_differs(tmp_path):
     joined = join_runs(runs, no_warning)
     assert joined.axes == [SHARE, "measure.alive_share"]
     assert [(row[SHARE], row["measure.alive_share"], row["seeds"]) for row in joined.rows] == [
-        (0.0, 0.75, 3), (0.5, 0.75, 3), (0.5, 0.5, 3),
+        (0.0, 0.1, 3), (0.5, 0.1, 3), (0.5, 0.5, 3),
     ]  # fmt: skip
     generated = make_run(tmp_path / "c", [3], [0.5])
     config = load(str(generated / "config.toml"), ["grid={'cycle.generated_share'=[0.5], 'learner.name'=['resample']}"])
