@@ -153,7 +153,7 @@ class Run:
     def sample_arrays(self, loop: int = 0, generation: int | None = None) -> dict[str, np.ndarray]:
         """The same as arrays by name: the rows, and what is stored of each, such as `log_prob` (nats).
 
-        Of the logic language: `tokens` (N, T) uint8, and `verdict`, `fault` and `depth` of each.
+        Which there are is the system's affair, see `System.row_format` and `System.kept_of_samples`.
 
         Args and errors are those of `samples`.
         """

@@ -3,7 +3,7 @@
     config.toml            the resolved settings
     own_parts.json         what readers have to know of parts of one's own, where there are such
     metrics.csv            a row per loop and generation; the same bits for the same settings on the same hardware
-    tails.csv              survival of the source's tails: a row per class of expressions
+    tails.csv              survival of the source's tails: a row per class of rows
     summary.csv            what each cell came to, with its uncertainty over seeds
     collapse.csv, half_lives.csv, split.csv     what collapsed, in which meaning of the word, when, and why
     timings.csv            seconds of the same rows

@@ -81,6 +81,7 @@ class ModelLearner(Learner, Protocol):
     """A learner whose models are trained by programs that are compiled for devices."""
 
     loops_per_device: int  # mapped together
+    lower: str  # which settings, where a single loop does not fit into memory
 
     def device_bytes(self, task: Task) -> int:
         """Memory that the greediest of the programs takes on each device, with what lies there beside it."""

@@ -1,7 +1,7 @@
-"""How far a model's distribution over expressions is from its source: estimates with their errors, and exact sums.
+"""How far a model's distribution over rows is from its source: estimates with their errors, and exact sums.
 
-p is the source, q the model as it writes (the sampling temperature applied). q gives mass to what p does not: to false
-expressions, invalid rows, trees of another depth. That mass is reported by itself, and the reverse divergence is that
+p is the source, q the model as it writes (the sampling temperature applied). q gives mass to what p does not: to rows
+that are false, invalid, or of another depth. That mass is reported by itself, and the reverse divergence is that
 of q within the support of p, or it would be infinite for every model:
 
     forward KL       sum p(x) log(p(x) / q(x))
@@ -84,13 +84,13 @@ class ExactDistances(NamedTuple):
     reverse_kl_nats: float
     total_variation: float
     inside_share: float  # Q
-    false_share: float  # mass on the enumerated expressions that are outside the support
+    false_share: float  # mass on the enumerated rows that are outside the support
     invalid_share: float  # mass on everything else
-    covered_share: float  # mass of the source on expressions that are alive
+    covered_share: float  # mass of the source on rows that are alive
 
 
 def exact_distances(source_log_prob_W: np.ndarray, model_log_prob_W: np.ndarray, alive_share: float) -> ExactDistances:
-    """The distances by summing over every expression of the grammar, inside the support of the source and outside.
+    """The distances by summing over every row that there is, inside the support of the source and outside.
 
     Args:
       source_log_prob_W: nats; minus infinity outside the support.
@@ -117,5 +117,5 @@ def exact_distances(source_log_prob_W: np.ndarray, model_log_prob_W: np.ndarray,
 
 
 def is_alive(source_log_prob_N: np.ndarray, model_log_prob_N: np.ndarray, alive_share: float) -> np.ndarray:
-    """Whether the model still gives each expression at least this part of its true probability, (N,) bool."""
+    """Whether the model still gives each row at least this part of its true probability, (N,) bool."""
     return model_log_prob_N >= source_log_prob_N + math.log(alive_share)

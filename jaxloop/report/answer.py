@@ -295,10 +295,10 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     p_up, p_down = (stats.page_trend_test(ordered).pvalue for ordered in (final_SxC, final_SxC[:, ::-1]))
     p = min(1.0, 2 * min(p_up, p_down))
     values = ", ".join(f"{cell.axes[axis]:g}" for cell in cells)
-    verdict = f"it {'rises' if p_up < p_down else 'falls'}" if p < 0.05 else "no trend shown"
+    course = f"it {'rises' if p_up < p_down else 'falls'}" if p < 0.05 else "no trend shown"
     where = "" if label == "all loops" else f", {label}"
     p_text = "p < 0.001" if p < 1e-3 else f"p = {p:.2g}"
-    return f"  {axis_name(axis)} {values}{where}: {verdict}, {p_text}, {len(shared)} seeds"
+    return f"  {axis_name(axis)} {values}{where}: {course}, {p_text}, {len(shared)} seeds"
 
 
 def _complete(shared: pd.DataFrame, generation: int, cells: int) -> bool:

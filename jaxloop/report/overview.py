@@ -30,7 +30,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], c
     """Correctness, the source's tails and diversity against generation.
 
     Above, two panels per cell, means over seeds: the parts that the samples fall into; and where the model's
-    probability lies, by tenths of the source. Below, diversity, and what is alive of the first real data's expressions
+    probability lies, by tenths of the source. Below, diversity, and what is alive of the first real data's rows
     in the least probable tenth: a thick line per cell for the mean, with its 95% band, or with thin lines where seeds
     are two. Reference learners have a line in the colour of their cell there, and no panels; controls are black.
 

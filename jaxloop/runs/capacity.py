@@ -87,8 +87,8 @@ def half_as_many(learner: Learner, error: Exception) -> Learner:
         raise error
     smaller = learner.smaller()
     if smaller is None:
+        lower = getattr(learner, "lower", "cycle.rows")
         raise RunError(
-            "the device's memory does not hold a single loop; lower sample.batch_rows, train.batch_expressions, "
-            "cycle.rows or the model's size; what was measured before is kept"
+            f"the device's memory does not hold a single loop; lower {lower}; what was measured before is kept"
         ) from error
     return smaller

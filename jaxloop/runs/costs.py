@@ -1,9 +1,6 @@
 """What a run will hold in memory, from its settings alone, before any of it is made.
 
-Counted is what is held at the same time when most is held. The constants were measured on CPUs.
-
-Legend: N rows, T tokens a row.
-"""
+Counted is what is held at the same time when most is held. The constants were measured on CPUs."""
 
 from collections.abc import Callable
 
