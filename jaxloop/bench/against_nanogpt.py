@@ -41,7 +41,7 @@ def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str
     prepare()
     machine = describe_machine()
     with Peer(path, config, machine["cores"]) as peer:
-        results = {"machine": machine, "repeats": repeats, "config": config.model_dump(exclude_none=True)}
+        results = {"machine": machine, "repeats": repeats, "config": config.model_dump(mode="json", exclude_none=True)}
         results |= _speed(config, peer, repeats, say)
         results |= _generations(config, peer, repeats, say)
     return results

@@ -209,6 +209,8 @@ def following(
 
     def new(count: int) -> Rows:
         fresh_count = row_count(settings.fresh_part(generation), count)
+        if fresh_count == 0:
+            return written.take(slice(count))
         fresh = mark(draw_fresh(fresh_count), FRESH, generation)
         # Samples are independent, so the first of them are as good a draw as any.
         return join([written.take(slice(count - fresh_count)), fresh])
