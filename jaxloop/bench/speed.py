@@ -146,7 +146,8 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     counts = tuple(dict.fromkeys((1, len(jax.local_devices()) if jax.default_backend() == "cpu" else 8)))
     say("the machine's ceiling")
     ceiling = ceiling_flops(repeats)
-    results = {"machine": describe_machine(), "repeats": repeats, "config": config.model_dump(mode="json", exclude_none=True)}
+    settings = config.model_dump(mode="json", exclude_none=True)
+    results = {"machine": describe_machine(), "repeats": repeats, "config": settings}
     results["ceiling_gflops"] = _scaled(ceiling, 1e-9)
     round_steps = steps_of_a_round(config, ceiling["median"] / len(jax.local_devices()))
     for count in counts:
