@@ -128,10 +128,14 @@ def _draw_tenths(panel: Axes, rows: pd.DataFrame, tenths: pd.DataFrame) -> dict[
     if tenths["model_share"].isna().all():
         return {}
     means = _widened(tenths.pivot_table(index="generation", columns="class", values="model_share"))
-    means = means[sorted(means.columns, key=int)].assign(outside=lambda inside: 1 - inside.sum(axis=1))
-    colours = [*matplotlib.colormaps["cividis"](np.linspace(0, 1, len(means.columns) - 1)), "#999999"]
+    means = means[sorted(means.columns, key=int)]
+    colours = list(matplotlib.colormaps["cividis"](np.linspace(0, 1, len(means.columns))))
+    if "outside_share" in rows:
+        means, colours = means.assign(outside=1 - means.sum(axis=1)), [*colours, "#999999"]
     bands = panel.stackplot(means.index, means.to_numpy().T, colors=colours, linewidth=0.4, edgecolor="white")
-    return {"most probable tenth": bands[0], "least probable": bands[-2], "outside the source": bands[-1]}
+    names = {"1": "most probable tenth", "10": "least probable", "outside": "outside the source"}
+    found = dict(zip(means.columns, bands, strict=True))
+    return {name: found[column] for column, name in names.items() if column in found}
 
 
 def _widened(means: pd.DataFrame) -> pd.DataFrame:
