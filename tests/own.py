@@ -106,6 +106,80 @@ class WrongShape(Copies):
         return [one._replace(points=one.points.astype(np.float16)) for one in written], seconds
 
 
+class Seeds(Copies):
+    """A learner that gives columns which are the loop's own."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        return [one._replace(columns={"seed": 99}) for one in written], seconds
+
+
+class Late(Copies):
+    """A learner that gives one column more from generation 2 on."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        late = {"late": 1.0} if started[0].generation > 1 else {}
+        return [one._replace(columns=late) for one in written], seconds
+
+
+class Unknown(Copies):
+    """A learner without a density, where the system keeps one."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        return [one._replace(log_prob_N=None) for one in written], seconds
+
+
+class Fewer(Copies):
+    """A learner that forgets a task."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        return written[1:], seconds
+
+
+class Parameters(Copies):
+    """A learner with parameters that nobody could restore."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        return [one._replace(parameters={"weights": np.ones(3)}) for one in written], seconds
+
+
+class Quits(Copies):
+    """A learner that ends the process."""
+
+    def start(self, tasks):
+        raise SystemExit(0)
+
+
+class Unmade(Memory):
+    """Cannot be made."""
+
+    def __init__(self, settings):
+        raise KeyError("nothing")
+
+
+class Many(Memory):
+    """Has a number of rows that is none."""
+
+    def training_rows(self, generation):
+        return "many"
+
+
+class Endless(Curator):
+    """Wants more rows than there may be."""
+
+    oversample = 1e9
+
+
+class TheSeed(FirstToken):
+    """A measure whose column is the loop's own."""
+
+    columns = (Column("seed", "of the loop"),)
+
+
 class DiceSettings(SystemSettings):
     """Two dice."""
 

@@ -228,7 +228,8 @@ def verify(
         print(printable(line))
     if found.damages:
         files = f"{len(found.damages)} file{'' if len(found.damages) == 1 else 's'}"
-        _leave(f"{folder}: {files} damaged; copies of them can be put back, else start anew with --overwrite", 1)
+        advice = "the run's command makes again what it can; copies of others can be put back, else start anew"
+        _leave(f"{folder}: {files} damaged; {advice} with --overwrite", 1)
     print(printable(f"{folder}: whole; {found.generations} finished generations of {found.loops} loops"))
 
 

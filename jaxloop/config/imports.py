@@ -5,7 +5,6 @@ A part of one's own stands in a config as "module:Name". Only a run imports it; 
 
 import functools
 import importlib
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,11 @@ SYSTEMS = {
 }
 DEFAULT_SYSTEM = "logic"
 
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
 
 def is_own(name: str) -> bool:
     """Whether a name is that of a part of one's own, "module:Name"."""
-    return bool(_PATH.fullmatch(name))
+    module, colon, part = name.partition(":")
+    return bool(colon) and all(word.isidentifier() for word in (*module.split("."), part))
 
 
 def named(*names: str) -> Any:
@@ -67,16 +65,18 @@ def import_own(path: str, setting: str, needs: tuple[str, ...]) -> Any:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
+    module, _, name = path.partition(":")
     try:
-        part = get(path)
-    except AttributeError:
-        raise InputError(f"{where}: the module has no such name") from None
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InputError(
             f"{where}: there is no module {error.name!r}; it must be installed, or lie where you are"
         ) from None
-    except Exception as error:  # Whatever somebody's module does when it is imported.
+    except (Exception, SystemExit) as error:  # Whatever somebody's module does when it is imported.
         raise InputError(f"{where}: cannot be imported: {type(error).__name__}: {error}") from None
+    part = getattr(found, name, None)
+    if part is None:
+        raise InputError(f"{where}: the module has no such name")
     missing = [name for name in needs if not hasattr(part, name)]
     if not isinstance(part, type) or missing:
         has = f"a class with {', '.join(needs)}"
@@ -95,6 +95,18 @@ def path_of(part: type, setting: str) -> str:
             f"{setting}: {part!r} is no class at the top of a module or notebook, and could not be found again"
         )
     return f"{part.__module__}:{part.__qualname__}"
+
+
+def made(part: type, setting: str, path: str, *arguments: Any) -> Any:
+    """An object of a class of one's own, `guarded`.
+
+    Raises:
+      InputError: it cannot be made.
+    """
+    try:
+        return guarded(part(*arguments), setting, path)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{setting} = {path!r}: cannot be made: {type(error).__name__}: {error}") from None
 
 
 def guarded(part: Any, setting: str, path: str) -> Any:
@@ -117,7 +129,7 @@ class _Guarded:
                 return function(*arguments, **options)
             except (InputError, DamageError, RunError, MemoryError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise RunError(
                     f"{self._where}: {type(error).__name__}: {error}; what was measured before is kept"
                 ) from error

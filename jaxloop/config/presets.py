@@ -53,6 +53,9 @@ def _configured(source: str, settings: list[tuple[str, Any]], where: str) -> Con
     scale = next((value for name, value in reversed(settings) if name == "scale"), None)
     file = _read_toml(_path_of(source))
     given = [name for name, _ in settings] or list(flat({name: file[name] for name in file if name not in _LAYERS}))
+    grids = [value for name, value in settings if name == "grid"] if settings else [file.get("grid")]
+    given = [name.removeprefix("grid.").strip('"') for name in given]
+    given += [axis for grid in grids if isinstance(grid, dict) for axis in flat(grid)]
     table, asked_at = _at_scale(file, scale, source)
     systems = [{"system": {"name": value}} for name, value in settings if name == "system.name"]
     of = settings_class(systems[-1] if systems else table, where)

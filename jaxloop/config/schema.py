@@ -41,10 +41,19 @@ Schedule = Annotated[
                     if isinstance(pairs, list) else pairs),
     Field(min_length=1),
 ]  # fmt: skip
-OwnParts = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")], ...],
-    BeforeValidator(lambda paths: tuple(paths) if isinstance(paths, list) else paths),
-]
+
+
+def _as_paths(paths: Any) -> Any:
+    if isinstance(paths, str) or (isinstance(paths, list | tuple) and not all(map(_is_path, paths))):
+        raise ValueError("should be import paths in a list, as ['module:Name']")
+    return tuple(paths) if isinstance(paths, list) else paths
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, str) and is_own(path)
+
+
+OwnParts = Annotated[tuple[str, ...], BeforeValidator(_as_paths)]
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=10**7)]
 

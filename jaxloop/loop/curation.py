@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from jaxloop.config.imports import guarded, import_own, is_own
+from jaxloop.config.imports import import_own, is_own, made
 from jaxloop.config.schema import CurationSettings, CycleSettings
-from jaxloop.errors import RunError
+from jaxloop.errors import InputError, RunError
 
 
 class Curator:
@@ -39,6 +39,7 @@ class Curator:
 
 
 CURATORS = {"all": Curator}
+MOST_OVERSAMPLED = 1000
 
 
 def curator_of(settings: CurationSettings) -> Curator:
@@ -50,12 +51,18 @@ def curator_of(settings: CurationSettings) -> Curator:
     if not is_own(settings.name):
         return CURATORS[settings.name](settings)
     own = import_own(settings.name, "curation.name", ("oversample", "choose"))
-    return guarded(own(settings), "curation.name", settings.name)
+    curator = made(own, "curation.name", settings.name, settings)
+    if not isinstance(curator.oversample, int | float) or not 1 <= curator.oversample <= MOST_OVERSAMPLED:
+        raise InputError(
+            f"curation.name = {settings.name!r}: oversample must be a number from 1 to {MOST_OVERSAMPLED:,}, not "
+            f"{str(curator.oversample)[:40]}"
+        )
+    return curator
 
 
 def rows_to_write(cycle: CycleSettings, curation: CurationSettings) -> int:
     """How many rows a model writes, so that n can be chosen."""
-    return math.ceil(max(float(curator_of(curation).oversample), 1.0) * cycle.rows)
+    return math.ceil(curator_of(curation).oversample * cycle.rows)
 
 
 def chosen(settings: CurationSettings, points: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -66,7 +73,11 @@ def chosen(settings: CurationSettings, points: np.ndarray, count: int, generator
     """
     if settings.name == "all":
         return points[:count]
-    place_n = np.asarray(curator_of(settings).choose(points, count, generator))
+    choice = curator_of(settings).choose(points, count, generator)
+    try:
+        place_n = np.asarray(choice)
+    except ValueError:  # Lists of different lengths.
+        place_n = np.empty(0, object)
     is_whole = place_n.dtype.kind in "iu" and place_n.shape == (count,)
     if not is_whole or (count and not 0 <= place_n.min() <= place_n.max() < len(points)):
         raise RunError(

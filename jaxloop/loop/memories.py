@@ -23,10 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxloop.config.imports import guarded, import_own, is_own
+from jaxloop.config.imports import import_own, is_own, made
 from jaxloop.config.schema import CycleSettings
-from jaxloop.errors import RunError
+from jaxloop.errors import InputError, RunError
 from jaxloop.loop.rows import FRESH, REAL, SAMPLED, Rows, draw, join, mark, row_count
+
+MOST_REPEATS = 10  # of a row in a memory of one's own: so a reader knows the most that there can be
 
 
 class Carry(NamedTuple):
@@ -179,12 +181,22 @@ def memory_of(settings: CycleSettings) -> Memory:
     if not is_own(settings.name):
         return MEMORIES[settings.name](settings)
     own = import_own(settings.name, "cycle.name", ("first", "next", "training_rows", "archived_rows"))
-    return guarded(own(settings), "cycle.name", settings.name)
+    memory = made(own, "cycle.name", settings.name, settings)
+    rows = memory.training_rows(0), memory.archived_rows(0)
+    if not all(isinstance(count, int) for count in rows) or rows[0] < 1 or rows[1] < 0:
+        raise InputError(
+            f"cycle.name = {settings.name!r}: training_rows and archived_rows must give whole numbers, not {rows}"
+        )
+    return memory
 
 
 def first(settings: CycleSettings, real: np.ndarray) -> Carry:
     """The carry of generation 0, from n real rows."""
-    return memory_of(settings).first(mark(real, REAL, 0))
+    memory = memory_of(settings)
+    found = memory.first(mark(real, REAL, 0))
+    if is_own(settings.name):
+        _require(settings, found, 0, memory)
+    return found
 
 
 def following(
@@ -229,10 +241,16 @@ def _require(settings: CycleSettings, found: Carry, generation: int, memory: Mem
       RunError: it is not.
     """
     where = f"cycle.name = {settings.name!r}: generation {generation}"
-    if not isinstance(found, Carry) or not all(isinstance(rows, Rows) for rows in found):
-        raise RunError(f"{where}: next must give a Carry of Rows; what was measured before is kept")
+    are_rows = isinstance(found, Carry) and all(isinstance(rows, Rows) for rows in found)
+    if not are_rows or not all(isinstance(field, np.ndarray) for rows in found for field in rows):
+        raise RunError(f"{where}: first and next must give a Carry of Rows; what was measured before is kept")
     counts = {"training": memory.training_rows(generation), "archived": memory.archived_rows(generation)}
     for name, rows, (method, count) in zip(Carry._fields, found, counts.items(), strict=True):
+        most = MOST_REPEATS * settings.rows * (generation + 1)
+        if count > most:
+            raise RunError(
+                f"{where}: has {count} {name} rows, and {most} are the most; what was measured before is kept"
+            )
         if {len(field) for field in rows} != {count}:
             has, method = " and ".join(sorted({str(len(field)) for field in rows})), f"{method}_rows"
             raise RunError(

@@ -6,13 +6,14 @@ inside a row.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
 from jaxloop.errors import RunError
 from jaxloop.loop import curation, memories
-from jaxloop.loop.interfaces import Learner, Record, Source, State, Task, Written
+from jaxloop.loop.interfaces import Learner, Record, Seconds, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 
 
@@ -45,7 +46,7 @@ def require_rows(task: Task, written: Written) -> None:
     Raises:
       RunError: they are not.
     """
-    points, training = written.points, task.training
+    points, training, log_prob_N = written.points, task.training, written.log_prob_N
     expected = (task.count, *training.shape[1:]), training.dtype
     if not isinstance(points, np.ndarray) or (points.shape, points.dtype) != expected:
         what = f"{points.dtype} of shape {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
@@ -53,6 +54,27 @@ def require_rows(task: Task, written: Written) -> None:
             f"learner.name = {task.loop.config.learner.name!r}: must write {expected[1]} of shape {expected[0]}, and "
             f"wrote {what}; what was measured before is kept"
         )
+    if log_prob_N is not None and np.shape(log_prob_N) != (task.count,):
+        raise RunError(
+            f"learner.name = {task.loop.config.learner.name!r}: log_prob_N must have a number for each row, or be "
+            "None; what was measured before is kept"
+        )
+
+
+def require_written(tasks: list[Task], finished: Any) -> tuple[list[Written], Seconds]:
+    """Refuse what a learner gives back that is not what the loop asks for.
+
+    Raises:
+      RunError: it is not.
+    """
+    is_pair = isinstance(finished, tuple) and len(finished) == 2 and isinstance(finished[0], list)
+    all_written = is_pair and len(finished[0]) == len(tasks) and all(isinstance(one, Written) for one in finished[0])
+    if not all_written or not isinstance(finished[1], Seconds):
+        raise RunError(
+            f"learner.name = {tasks[0].loop.config.learner.name!r}: finish must give a list of one Written for each of "
+            f"the {len(tasks)} tasks, and Seconds; what was measured before is kept"
+        )
+    return finished
 
 
 def run_loops(
@@ -104,7 +126,8 @@ def run_loops(
             ]
             started = learner.start(tasks)
             keep_finished()
-            written_by_task, seconds = learner.finish(started, functools.partial(watch, group, min(generations)))
+            finished = learner.finish(started, functools.partial(watch, group, min(generations)))
+            written_by_task, seconds = require_written(tasks, finished)
             for task, carry, written in zip(tasks, carries, written_by_task, strict=True):
                 if written.diverged:
                     diverged[task.loop.index] = task.loop, task.generation

@@ -11,6 +11,7 @@ from jaxloop.errors import InputError
 from jaxloop.learners.placement import device_memory_bytes
 from jaxloop.loop.interfaces import Part, Program
 from jaxloop.loop.memories import memory_of
+from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.runs import resources
 from jaxloop.runs.models import MOST_HELD_BYTES
 from jaxloop.systems.interfaces import System
@@ -81,7 +82,7 @@ def _rows_part(found: list[Program], system: System) -> Part:
         at_once = places_of(program, system)
         for loop in program.loops:
             config = loop.config
-            width, rows = system.row_format(config).bytes, config.cycle.rows
+            width, rows = system.row_format(config).bytes, rows_to_write(config)
             asked, carried = rows + system.held_out_rows(config), carried_rows(config) * (width + 5)
             held += carried + rows * width
             under_way = max(under_way, at_once * (carried + rows * (width + 8) + 16 * asked))
@@ -96,7 +97,7 @@ def _work_part(found: list[Program], system: System) -> Part:
     """What measuring the rows of a generation takes, learning them, and drawing them."""
     greatest = 0
     for program in found:
-        config, rows = program.config, program.config.cycle.rows
+        config, rows = program.config, rows_to_write(program.config)
         trained = memory_of(config.cycle).training_rows(config.cycle.generations - 1)
         drawn = max(system.drawn_rows(loop.config) for loop in program.loops)
         at_work = max(rows + system.held_out_rows(config), system.learnt_rows(config, trained), drawn)

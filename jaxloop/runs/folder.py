@@ -166,7 +166,7 @@ class RunFolder:
             try:
                 self._write_as_many(waiting)
                 del self._waiting[index]
-            except RunError as error:
+            except Exception as error:  # Others are written all the same.
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -179,7 +179,7 @@ class RunFolder:
         """Write generations of one loop; where that fails, as many of the first of them as can be."""
         try:
             self._write(waiting)
-        except RunError:
+        except Exception:
             while len(waiting) > 1:
                 self._write(waiting[:1])
                 waiting.pop(0)
@@ -216,7 +216,7 @@ class RunFolder:
             for one, is_written in zip(waiting, written, strict=True):
                 self._models.follow(loop, one.record.state.generation, one.record.written.parameters, is_written)
             forget_before(self.path, loop, last - CHECKPOINTS_KEPT)
-        except (OSError, DamageError) as error:
+        except (OSError, DamageError, ValueError) as error:
             raise RunError(
                 f"{self.path}: generation {last} of loop {loop.index} could not be written: "
                 f"{getattr(error, 'strerror', None) or error}; all before it is kept, and the same command goes on "

@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jaxloop.config.imports import guarded, is_own
 from jaxloop.config.schema import Loop
+from jaxloop.errors import RunError
 from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.loop.rows import provenance_counts
 from jaxloop.systems.interfaces import Measured, Measures, System
-from jaxloop.systems.registry import OwnMeasures
+from jaxloop.systems.registry import OwnMeasures, require_columns
 
 
 def measures_of(system: System, loops: list[Loop]) -> dict[int, Measures]:
@@ -21,7 +23,8 @@ def measures_of(system: System, loops: list[Loop]) -> dict[int, Measures]:
     for loop in loops:
         alike = system.measured_alike(loop.config)
         if alike not in by_likeness:
-            by_likeness[alike] = system.measures(loop.config)
+            measures, name = system.measures(loop.config), loop.config.system.name
+            by_likeness[alike] = guarded(measures, "system.name", name) if is_own(name) else measures
         by_index[loop.index] = by_likeness[alike]
     return by_index
 
@@ -46,7 +49,14 @@ def tables_of(
     loop, state, spent = record.loop, record.state, record.seconds
     place = {"loop": loop.index, "seed": loop.seed, "generation": state.generation}
     begun = time.perf_counter()
+    name, has_density = loop.config.learner.name, "log_prob" in system.kept_of_samples(loop.config)
+    if has_density and record.written.log_prob_N is None:
+        raise RunError(
+            f"learner.name = {name!r}: the system keeps the log-probability of each sample; give log_prob_N, and NaN "
+            "where nobody knows it; what was measured before is kept"
+        )
     measured = measures.measure(record)
+    require_columns(loop.config, measured.columns, record.written.columns)
     columns = {
         **place,
         **loop.axes,

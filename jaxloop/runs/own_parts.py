@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from jaxloop import layout
 from jaxloop.analysis.columns import Column, Columns
 from jaxloop.config.imports import is_own
 from jaxloop.config.schema import Config, Loop
-from jaxloop.errors import DamageError
-from jaxloop.files import read_file, seal_json, unseal_json, write_whole
+from jaxloop.errors import DamageError, InputError, RunError
+from jaxloop.files import read_file, seal_json, unseal_json
 from jaxloop.loop.interfaces import Learner
 from jaxloop.systems.interfaces import Measures, RowFormat, System
+from jaxloop.systems.registry import system_of
 
+_PLAIN = "biuf"  # kinds of dtypes that are stored
 _MOST_BYTES = 2**26
 _MOST_ROW_NUMBERS = 2**24  # in one row, far more than any
 
@@ -63,23 +66,80 @@ def needs_description(config: Config) -> bool:
     return is_own(config.system.name) or bool(config.measure.own)
 
 
-def write_description(run: Path, config: Config, loops: list[Loop], system: System, columns: Columns) -> None:
-    """Write what readers have to know."""
+def describe_own_parts(config: Config, loops: list[Loop], system: System, columns: Columns) -> bytes:
+    """What readers have to know, sealed.
+
+    Raises:
+      InputError: rows or what is kept of them are of a dtype that is not stored.
+    """
     rows = {}
-    if is_own(config.system.name):
-        for loop in loops:
-            row, kept = system.row_format(loop.config), system.kept_of_samples(loop.config)
-            dtypes = {name: np.dtype(dtype).str for name, dtype in kept.items()}
-            rows[_key(loop.config)] = [row.name, np.dtype(row.dtype).str, list(row.shape), dtypes]
-    content = seal_json({"columns": [list(column) for column in columns.declared], "rows": rows})
+    for loop in loops if is_own(config.system.name) else ():
+        row, kept = system.row_format(loop.config), system.kept_of_samples(loop.config)
+        try:
+            dtypes = {name: np.dtype(dtype) for name, dtype in kept.items()}
+            plain = all(dtype.kind in _PLAIN for dtype in (np.dtype(row.dtype), *dtypes.values()))
+            description = [row.name, np.dtype(row.dtype).str, list(map(int, row.shape))]
+        except (AttributeError, TypeError, ValueError):
+            plain = False
+        if not plain:
+            raise InputError(
+                f"system.name = {config.system.name!r}: row_format must give a jaxloop.RowFormat and kept_of_samples a "
+                "dictionary of dtypes, and all must be numbers"
+            )
+        rows[_key(loop.config)] = [*description, {name: dtype.str for name, dtype in dtypes.items()}]
+    return seal_json({"columns": [list(column) for column in columns.declared], "rows": rows})
+
+
+def require_same_description(run: Path, description: bytes) -> None:
+    """Refuse to go on with a run whose parts of one's own were others.
+
+    Raises:
+      InputError: they were; nothing is written. One that is missing or damaged is written anew.
+    """
     path = run / layout.OWN
-    if not path.exists() or path.read_bytes() != content:
-        write_whole(path, content)
+    try:
+        before = unseal_json(read_file(path, _MOST_BYTES), path)
+    except DamageError:
+        return
+    now = unseal_json(description, path)
+    same_rows = all(now["rows"].get(key, row) == row for key, row in before.get("rows", {}).items())
+    if before.get("columns") != now["columns"] or not same_rows:
+        raise InputError(
+            f"{run}: was begun with other columns or rows of parts of one's own ({layout.OWN}); put those back, name "
+            "another folder with --out, or start anew with --overwrite"
+        )
+
+
+def require_arrays(loop: Loop, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse what parts of one's own give of samples, where no reader would take it.
+
+    Raises:
+      RunError: they are not of the dtypes and sizes that the system says.
+    """
+    config = loop.config
+    if not is_own(config.system.name):
+        return
+    row, kept = system_of(config).row_format(config), system_of(config).kept_of_samples(config)
+    count = len(arrays[row.name])
+    expected = {row.name: (np.dtype(row.dtype), (count, *row.shape))}
+    expected |= {name: (np.dtype(dtype), (count,)) for name, dtype in kept.items()}
+    found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    if found != expected:
+        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+        raise RunError(
+            f"system.name = {config.system.name!r}: {name} of the samples is {_in_words(found.get(name))}, and "
+            f"row_format and kept_of_samples say {_in_words(expected.get(name))}; what was measured before is kept"
+        )
+
+
+def _in_words(array: tuple | None) -> str:
+    return f"{array[0]} of shape {array[1]}" if array else "nothing"
 
 
 def _key(config: Config) -> str:
-    """What tells configs of loops apart, but their seeds."""
+    """What tells configs of loops apart, but their seeds and how many generations are wanted."""
     settings = config.model_dump(mode="json", exclude={"seeds", "controls", "grid"}, exclude_none=True)
+    del settings["cycle"]["generations"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -136,8 +196,8 @@ def read_description(run: Path) -> StoredSystem:
         columns = Columns(tuple(Column(*column) for column in content["columns"]))
         for name, dtype, shape, kept in content["rows"].values():
             numbers = [isinstance(size, int) and size >= 0 for size in shape]
-            plain = [np.dtype(one).kind in "biuf" for one in (dtype, *kept.values())]
-            if not isinstance(name, str) or not all([*numbers, *plain]) or np.prod([1, *shape]) > _MOST_ROW_NUMBERS:
+            plain = [np.dtype(one).kind in _PLAIN for one in (dtype, *kept.values())]
+            if not isinstance(name, str) or not all([*numbers, *plain]) or math.prod(shape) > _MOST_ROW_NUMBERS:
                 raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DamageError(f"{path}: is damaged") from None

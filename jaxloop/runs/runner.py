@@ -8,10 +8,13 @@ from typing import Protocol
 import jax
 import pandas as pd
 
+from jaxloop import layout
 from jaxloop.analysis.cells import as_frame
 from jaxloop.analysis.columns import Columns
+from jaxloop.config.imports import is_own
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
+from jaxloop.files import write_whole
 from jaxloop.loop.interfaces import Program, Record, State
 from jaxloop.loop.run_loops import run_loops
 from jaxloop.report.answer import answer_lines
@@ -22,7 +25,7 @@ from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.environment import complaints, prepare
 from jaxloop.runs.folder import RunFolder
 from jaxloop.runs.measuring import measures_of, probes_of, samples_of, tables_of
-from jaxloop.runs.own_parts import needs_description, write_description
+from jaxloop.runs.own_parts import describe_own_parts, needs_description, require_arrays, require_same_description
 from jaxloop.runs.programs import programs
 from jaxloop.systems.interfaces import Measures, System
 from jaxloop.systems.registry import OwnMeasures, columns_of, system_of
@@ -85,6 +88,9 @@ def run(
     own_programs = programs(own_loops)
     do_together("is there memory enough?", lambda: require_memory(own_programs, system, display.warn))
     measures = measures_of(system, all_loops)
+    description = describe_own_parts(config, all_loops, system, columns) if needs_description(config) else b""
+    if description and not overwrite:
+        require_same_description(path, description)
 
     def stop_if_requested() -> None:
         if stop_requested():
@@ -95,8 +101,12 @@ def run(
         def keep(record: Record) -> None:
             # What has not been kept must not be gone on from.
             with memory_in_words():
+                if is_own(record.loop.config.learner.name):  # Whose models no reader could restore.
+                    record = record._replace(written=record.written._replace(parameters={}))
                 measured, tables = tables_of(record, measures[record.loop.index], system, own)
-                folder.save(record, samples_of(record, measured, system), tables)
+                arrays = samples_of(record, measured, system)
+                require_arrays(record.loop, arrays)
+                folder.save(record, arrays, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
         def watch(computed: list[Loop], generation: int, trained_share: float) -> None:
@@ -108,7 +118,7 @@ def run(
             for line in folder.warnings:
                 display.warn(line)
             if hosts.is_first() and needs_description(config):
-                write_description(path, config, all_loops, system, columns)
+                write_whole(path / layout.OWN, description)
             states = {}
             for loop in own_loops:
                 state = folder.restore(loop, measures[loop.index].tail_rows, display.warn)
@@ -223,7 +233,7 @@ def close(
     Raises:
       RunError: the tables cannot be written.
     """
-    with contextlib.suppress(RunError):  # It is what broke the run off.
+    with contextlib.suppress(Exception):  # It is what broke the run off.
         folder.flush()
     try:
         analysis = conclude(folder, config, display) if hosts.is_first() else None

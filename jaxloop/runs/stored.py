@@ -22,8 +22,9 @@ from jaxloop.config.presets import parse
 from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, StoredConfig, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import AtMost, digest, read_arrays, read_file, unseal_json, unseal_text
+from jaxloop.loop.curation import MOST_OVERSAMPLED
 from jaxloop.loop.interfaces import State
-from jaxloop.loop.memories import Carry, memory_of
+from jaxloop.loop.memories import MOST_REPEATS, Carry, memory_of
 from jaxloop.loop.rows import Rows
 from jaxloop.runs.own_parts import needs_description, read_description
 from jaxloop.systems.registry import system_of
@@ -31,8 +32,6 @@ from jaxloop.systems.registry import system_of
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
 _MOST_TABLE_BYTES = 2**20  # of each generation; the longest has 100 KiB
-_MOST_REPEATS = 10  # of a row in a memory of one's own
-_MOST_OVERSAMPLED = 1000  # rows written for each one that trains, by a curator of one's own
 _SLACK_BYTES = 2**16  # names, sizes and check sums beside the numbers of an archive
 NO_SETTINGS_OF_A_LOOP = {"seeds", "controls", "grid", *DECIDING_NOTHING}
 
@@ -171,14 +170,14 @@ def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str
     if not seal.samples[generation]:
         raise InputError(f"{path}: was not kept; store.samples_every_generations says which samples are")
     content = require_digest(path, most_samples_bytes(loop), seal.samples[generation])
-    return read_arrays(content, path, _of_samples(loop))
+    return read_arrays(content, path, arrays_of_samples(loop))
 
 
-def _of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+def arrays_of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Dtype and shape of every array that is stored of a generation's samples."""
     system, rows = system_of(loop.config), loop.config.cycle.rows
     if is_own(loop.config.curation.name):
-        rows = AtMost(_MOST_OVERSAMPLED * rows)
+        rows = AtMost(MOST_OVERSAMPLED * rows)
     row = system.row_format(loop.config)
     kept = {name: (dtype, (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
     return {row.name: (row.dtype, (rows, *row.shape)), **kept}
@@ -186,7 +185,9 @@ def _of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
 
 def most_samples_bytes(loop: Loop) -> int:
     """More than the samples of a generation take."""
-    return 2 * sum(math.prod(shape) * dtype.itemsize for dtype, shape in _of_samples(loop).values()) + _SLACK_BYTES
+    return (
+        2 * sum(math.prod(shape) * dtype.itemsize for dtype, shape in arrays_of_samples(loop).values()) + _SLACK_BYTES
+    )
 
 
 def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
@@ -198,7 +199,7 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
     cycle, row = loop.config.cycle, system_of(loop.config).row_format(loop.config)
     if is_own(cycle.name):
         # How many there are, only the memory knows: no more than it has been given, several times over.
-        counts = dict.fromkeys(Carry._fields, AtMost(_MOST_REPEATS * cycle.rows * (generation + 1)))
+        counts = dict.fromkeys(Carry._fields, AtMost(MOST_REPEATS * cycle.rows * (generation + 1)))
     else:
         memory = memory_of(cycle)
         counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}

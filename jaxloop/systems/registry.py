@@ -5,13 +5,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from jaxloop.analysis.columns import Column, Columns
-from jaxloop.config.imports import get, guarded, import_own, is_own
+from jaxloop.config.imports import get, import_own, is_own, made
 from jaxloop.config.schema import Config
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.systems.interfaces import System
 
+# Columns of metrics.csv that are the loop's own.
+_PLACE = ("loop", "seed", "generation", "control")
 _OF_A_LEARNER = ("probe", "start", "finish")
 
 
@@ -23,12 +27,15 @@ def _made(path: str) -> System:
 def system_of(config: Config) -> System:
     """The system that a config names."""
     named = type(config).system_class
-    return named if isinstance(named, System) else _made(named) if isinstance(named, str) else _of_class(named)
+    if isinstance(named, System):
+        return named
+    return _of_class(named, config.system.name) if is_own(config.system.name) else _made(named)
 
 
 @functools.cache
-def _of_class(own: type[System]) -> System:
-    return own()
+def _of_class(own: type[System] | str, name: str) -> System:
+    """A system of one's own; what goes wrong in it names it."""
+    return made(get(own) if isinstance(own, str) else own, "system.name", name)
 
 
 def learner_of(system: System, config: Config, loop_count: int) -> Learner:
@@ -41,13 +48,10 @@ def learner_of(system: System, config: Config, loop_count: int) -> Learner:
     if not is_own(name):
         return system.learner(config, loop_count)
     own = import_own(name, "learner.name", _OF_A_LEARNER)
-    try:
-        learner = own(config, loop_count)
-    except Exception as error:
-        raise InputError(f"learner.name = {name!r}: cannot be made: {type(error).__name__}: {error}") from None
+    learner = made(own, "learner.name", name, config, loop_count)
     if not isinstance(getattr(learner, "places", None), int) or learner.places < 1:
         raise InputError(f"learner.name = {name!r}: must have places, how many tasks it takes at once, 1 at least")
-    return guarded(learner, "learner.name", name)
+    return learner
 
 
 class OwnMeasures:
@@ -61,10 +65,14 @@ class OwnMeasures:
         """
         self._own = [(path, import_own(path, "measure.own", ("columns", "measure"))) for path in config.measure.own]
         for path, own in self._own:
-            if not all(isinstance(column, Column) for column in own.columns):
-                raise InputError(f"measure.own: {path!r}: columns must be Columns of jaxloop")
+            are_columns = isinstance(own.columns, tuple) and all(isinstance(column, Column) for column in own.columns)
+            if not are_columns or not all(_may_be_a_column(column.name) for column in own.columns):
+                raise InputError(
+                    f"measure.own: {path!r}: columns must be a tuple of jaxloop.Column, and their names words that "
+                    f"metrics.csv has not ({', '.join(_PLACE)})"
+                )
         self._made: list[tuple[str, tuple[str, ...], Callable]] = [
-            (path, tuple(column.name for column in own.columns), guarded(own(), "measure.own", path).measure)
+            (path, tuple(column.name for column in own.columns), made(own, "measure.own", path).measure)
             for path, own in self._own
         ]
         self.columns = tuple(column for _, own in self._own for column in own.columns)
@@ -81,7 +89,7 @@ class OwnMeasures:
             if (
                 not isinstance(found, dict)
                 or not found.keys() <= set(names)
-                or not all(map(_is_number, found.values()))
+                or not all(map(_is_column_value, found.values()))
             ):
                 raise RunError(
                     f"measure.own: {path!r}: must give numbers by the names of its columns ({', '.join(names)}), and "
@@ -91,12 +99,35 @@ class OwnMeasures:
         return columns
 
 
+def _may_be_a_column(name: Any) -> bool:
+    return isinstance(name, str) and name.isidentifier() and name not in _PLACE
+
+
 def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and abs(value) < 10**300
+
+
+def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[str, Any]) -> None:
+    """Refuse columns that parts of one's own give, and that no table can have.
+
+    Raises:
+      RunError: there are such.
+    """
+    kinds = (("system.name", config.system.name, measured), ("learner.name", config.learner.name, of_learner))
+    for setting, name, columns in kinds:
+        if not is_own(name):
+            continue
+        right = isinstance(columns, dict) and all(map(_may_be_a_column, columns))
+        taken = sorted(columns.keys() & measured.keys()) if right and columns is not measured else []
+        if not right or taken or not all(_is_column_value(value) for value in columns.values()):
+            raise RunError(
+                f"{setting} = {name!r}: columns must be numbers by names that metrics.csv has not otherwise; it gave "
+                f"{str(columns)[:100]}; what was measured before is kept"
+            )
+
+
+def _is_column_value(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, float | np.floating) and not abs(value) < 10**300)
 
 
 def columns_of(system: System, own: OwnMeasures) -> Columns:
@@ -105,6 +136,8 @@ def columns_of(system: System, own: OwnMeasures) -> Columns:
     Raises:
       InputError: a measure of one's own has a column that there is already.
     """
+    if not isinstance(system.columns, Columns):
+        raise InputError("system.name: the system's columns must be jaxloop.Columns")
     try:
         return Columns((*system.columns.declared, *own.columns))
     except ValueError as error:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import own
 import pytest
 from processes import TESTS
 from tiny import Silent, contents, read, results, run_silently, run_tiny, tiny_config
@@ -14,6 +15,7 @@ from jaxloop.config.presets import configured, load
 from jaxloop.errors import InputError, RunError
 from jaxloop.runs.integrity import verify_run
 from jaxloop.runs.plan import plan
+from jaxloop.systems.interfaces import RowFormat
 
 GRID = "grid={'cycle.fresh_share' = [0.0, 0.5]}"
 PARTS = {
@@ -107,8 +109,6 @@ def test_a_measure_of_ones_own_is_in_tables_and_summary(tmp_path):
 
 def test_classes_in_python_are_what_import_paths_are_in_a_config(tmp_path):
     """Catches a door from Python that takes only texts, and one whose run cannot be gone on with by the command."""
-    import own
-
     settings = {"cycle.name": own.KeepThree, "measure.own": [own.FirstToken], "learner.name": "resample", "grid": {}}
     small = {"cycle.rows": 60, "cycle.generations": 3, "measure.held_out_rows": 50}
     found = jaxloop.run("quick", settings={**settings, **small}, path=tmp_path / "run", progress=False)
@@ -143,6 +143,11 @@ def test_a_plan_of_parts_of_ones_own():
         ("cycle.name=keep_three", "cycle.name: should be 'full_synthetic', .* or one of your own, as 'module:Name'"),
         ('measure.own=["own.FirstToken"]', "measure.own"),
         ("grid={'measure.own' = [[]]}", "measure.own is no axis"),
+        ("cycle.name=own:Unmade", "cycle.name = 'own:Unmade': cannot be made: KeyError"),
+        ("cycle.name=own:Many", "cycle.name = 'own:Many': training_rows and archived_rows must give whole numbers"),
+        ("curation.name=own:Endless", "curation.name = 'own:Endless': oversample must be a number from 1 to 1,000"),
+        ('measure.own=["own:TheSeed"]', "measure.own: 'own:TheSeed': columns must be a tuple of jaxloop.Column"),
+        ("measure.own=own:FirstToken", r"should be import paths in a list, as \['module:Name'\]"),
     ],
 )
 def test_what_is_no_part_of_its_kind_is_refused(override, said, tmp_path):
@@ -161,6 +166,11 @@ def test_what_is_no_part_of_its_kind_is_refused(override, said, tmp_path):
             2,
         ),
         (("learner.name=own:WrongShape",), r"learner.name = 'own:WrongShape': must write uint8 of shape \(60, 16\)", 0),
+        (("learner.name=own:Seeds",), "'own:Seeds': columns must be numbers by names that metrics.csv has not", 0),
+        (("learner.name=own:Late",), "a row has columns that its table has not", 2),
+        (("learner.name=own:Unknown",), "'own:Unknown': the system keeps the log-probability of each sample", 0),
+        (("learner.name=own:Fewer",), "'own:Fewer': finish must give a list of one Written for each of the 1 tasks", 0),
+        (("learner.name=own:Quits",), "'own:Quits': SystemExit", 0),
         (("cycle.name=own:Mislaid",), "cycle.name = 'own:Mislaid': generation 2: training has 57 rows, and", 2),
         (("curation.name=own:NoPlaces",), "curation.name = 'own:NoPlaces': choose must give 60 places", 0),
         (('measure.own=["own:Undeclared"]',), "measure.own: 'own:Undeclared': must give numbers by the names of", 0),
@@ -187,3 +197,32 @@ def test_a_description_of_parts_that_was_changed_is_damage(tmp_path):
     run_silently(dice(), tmp_path / "run")
     assert verify_run(tmp_path / "run").damages == []
     assert contents(tmp_path / "run")["own_parts.json"] == before["own_parts.json"]
+
+
+def test_parameters_that_no_reader_could_restore_are_not_kept(tmp_path):
+    """Catches a run that ends well and whose folder is damage for whoever looks at it."""
+    run_tiny(tmp_path / "run", "learner.name=own:Parameters", "grid={}")
+    assert verify_run(tmp_path / "run").damages == [] and not (tmp_path / "run" / "models").exists()
+
+
+def test_a_system_that_has_changed_does_not_go_on_with_a_run(tmp_path, monkeypatch):
+    """Catches a folder whose rows are read as what they were not, and advice that would throw them away."""
+    run_silently(dice(), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    monkeypatch.setattr(own.Dice, "row_format", lambda self, config: RowFormat("throws", np.dtype(np.int32), (2,)))
+    with pytest.raises(InputError, match="was begun with other columns or rows of parts of one's own"):
+        run_silently(dice("cycle.generations=5"), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    monkeypatch.undo()
+    run_silently(dice("cycle.generations=5"), tmp_path / "run")
+    assert verify_run(tmp_path / "run").damages == []
+
+
+def test_rows_that_are_not_as_a_system_says_are_not_written(tmp_path, monkeypatch):
+    """Catches a run that ends well and whose samples nobody can read."""
+    monkeypatch.setattr(own.Dice, "row_format", lambda self, config: RowFormat("throws", np.dtype(np.int32), (2,)))
+    with pytest.raises(RunError, match=r"throws of the samples is int16 of shape .* say int32"):
+        run_silently(dice(), tmp_path / "run")
+    monkeypatch.setattr(own.Dice, "row_format", lambda self, config: RowFormat("throws", np.dtype(object), (2,)))
+    with pytest.raises(InputError, match="all must be numbers"):
+        run_silently(dice(), tmp_path / "other")

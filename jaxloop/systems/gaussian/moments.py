@@ -49,8 +49,11 @@ def _fit_and_write(count: int, loops: jax.Array, work: Work) -> tuple[jax.Array,
         # From the first row, and then from the mean: squares of what lies far from 0 would cancel each other.
         first = training_M[0]
         mean = first + jnp.sum(jnp.where(is_row_M, training_M - first, 0.0)) / rows
-        squares_M = jnp.where(is_row_M, jnp.square(training_M - mean), 0.0)
-        deviation = jnp.sqrt(jnp.sum(squares_M) / (rows - of_loop.lost_L.astype(jnp.float32)))
+        apart_M = jnp.where(is_row_M, training_M - mean, 0.0)
+        # In units of the greatest, or the squares of what lies close together would be 0.
+        unit = jnp.max(jnp.abs(apart_M))
+        squares_M = jnp.square(apart_M / jnp.where(unit > 0, unit, 1.0))
+        deviation = unit * jnp.sqrt(jnp.sum(squares_M) / (rows - of_loop.lost_L.astype(jnp.float32)))
         key = device_key(of_loop.seed_L, Purpose.SAMPLING, of_loop.generation_L)
         points_N = mean + of_loop.widening_L * deviation * jax.random.normal(key, (count,), jnp.float32)
         of_one = points_N, mean, deviation

@@ -73,6 +73,10 @@ class GaussianSampleSettings(SampleSettings):
 class GaussianConfig(Config):
     """One run on a normal distribution."""
 
+    def without_effect(self) -> dict[str, str]:
+        """A memoriser has no temperature."""
+        return {"sample.temperature": "learner.name = 'resample'"} if self.learner.name == "resample" else {}
+
     system_class: ClassVar[str] = "jaxloop.systems.gaussian.system:Gaussian"
 
     system: GaussianSettings = GaussianSettings()
