@@ -85,6 +85,8 @@ class TransformerLearner:
         laid out, and so how fast it is, and how its sums are rounded.
     """
 
+    lower = "sample.batch_rows, train.batch_expressions, cycle.rows or the model's size"
+
     def __init__(self, config: Config, loop_count: int, count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray):
         self._config, self._loop_count, self._count, self._vocabulary = config, loop_count, count, vocabulary
         self._typical_NxT, self.train_settings = typical_NxT, config.train
