@@ -8,6 +8,7 @@ Legend: N rows that were written, n rows that are wanted.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -65,15 +66,17 @@ def rows_to_write(cycle: CycleSettings, curation: CurationSettings) -> int:
     return math.ceil(curator_of(curation).oversample * cycle.rows)
 
 
-def chosen(settings: CurationSettings, points: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """The rows that may train, (n, ...).
+def chosen(
+    settings: CurationSettings, points: np.ndarray, count: int, generator: Callable[[], np.random.Generator]
+) -> np.ndarray:
+    """The rows that may train, (n, ...); the generator is made where a curator asks for it.
 
     Raises:
       RunError: a curator of one's own gives no such places.
     """
     if settings.name == "all":
         return points[:count]
-    choice = curator_of(settings).choose(points, count, generator)
+    choice = curator_of(settings).choose(points, count, generator())
     try:
         place_n = np.asarray(choice)
     except ValueError:  # Lists of different lengths.

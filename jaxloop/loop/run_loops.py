@@ -36,7 +36,7 @@ def rows_to_write(config: Config) -> int:
 def curated(task: Task, written: Written) -> np.ndarray:
     """The n rows of what was written that may train the next generation."""
     config = task.loop.config
-    generator = host_generator(task.loop.seed, Purpose.CURATION, task.generation)
+    generator = functools.partial(host_generator, task.loop.seed, Purpose.CURATION, task.generation)
     return curation.chosen(config.curation, written.points, config.cycle.rows, generator)
 
 

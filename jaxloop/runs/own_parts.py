@@ -1,6 +1,5 @@
 """What readers of a run have to know of parts of one's own, kept with the run so that nobody need import them."""
 
-import hashlib
 import inspect
 import json
 import math
@@ -11,10 +10,10 @@ import numpy as np
 
 from jaxloop import layout
 from jaxloop.analysis.columns import Column, Columns
-from jaxloop.config.imports import is_own
+from jaxloop.config.imports import get, is_own
 from jaxloop.config.schema import Config, Loop
 from jaxloop.errors import DamageError, InputError, RunError
-from jaxloop.files import read_file, seal_json, unseal_json
+from jaxloop.files import digest, read_file, seal_json, unseal_json
 from jaxloop.loop.interfaces import Learner
 from jaxloop.systems.interfaces import Measures, RowFormat, System
 from jaxloop.systems.registry import system_of
@@ -47,14 +46,12 @@ def own_parts(config: Config) -> dict[str, str]:
 
 def sources_of(config: Config) -> list[dict[str, str]]:
     """Where each part of one's own comes from, for the manifest: its setting, name, file, and the file's digest."""
-    from jaxloop.config.imports import get
-
     sources = []
     for name, setting in own_parts(config).items():
         source = {"setting": setting, "name": name}
         try:
             file = Path(inspect.getfile(get(name)))
-            source |= {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+            source |= {"file": str(file), "sha256": digest(file.read_bytes())}
         except (OSError, TypeError):
             pass  # Of a notebook there is no file.
         sources.append(source)
@@ -140,7 +137,7 @@ def _key(config: Config) -> str:
     """What tells configs of loops apart, but their seeds and how many generations are wanted."""
     settings = config.model_dump(mode="json", exclude={"seeds", "controls", "grid"}, exclude_none=True)
     del settings["cycle"]["generations"]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(settings, sort_keys=True).encode())
 
 
 class StoredSystem(System):

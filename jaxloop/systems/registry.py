@@ -103,8 +103,9 @@ def _may_be_a_column(name: Any) -> bool:
     return isinstance(name, str) and name.isidentifier() and name not in _PLACE
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and abs(value) < 10**300
+def _is_column_value(value: Any) -> bool:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, float | np.floating) or (is_whole and abs(value) < 10**300)
 
 
 def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[str, Any]) -> None:
@@ -124,10 +125,6 @@ def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[s
                 f"{setting} = {name!r}: columns must be numbers by names that metrics.csv has not otherwise; it gave "
                 f"{str(columns)[:100]}; what was measured before is kept"
             )
-
-
-def _is_column_value(value: Any) -> bool:
-    return _is_number(value) or (isinstance(value, float | np.floating) and not abs(value) < 10**300)
 
 
 def columns_of(system: System, own: OwnMeasures) -> Columns:
