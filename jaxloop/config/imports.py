@@ -6,10 +6,11 @@ A part of one's own stands in a config as "module:Name". Only a run imports it; 
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+from annotated_types import GroupedMetadata
 from pydantic import AfterValidator, WithJsonSchema
 
 from jaxloop.errors import DamageError, InputError, RunError
@@ -27,15 +28,20 @@ def is_own(name: str) -> bool:
     return bool(colon) and all(word.isidentifier() for word in (*module.split("."), part))
 
 
-def named(*names: str) -> Any:
-    """The type of a setting that is one of these names, or a part of one's own."""
+class Named(GroupedMetadata):
+    """What is said, in `Annotated`, of a setting that is one of these names, or a part of one's own."""
 
-    def check(name: str) -> str:
-        if name in names or is_own(name):
+    def __init__(self, *names: str):
+        self._names = names
+
+    def __iter__(self) -> Iterator[object]:
+        yield AfterValidator(self._check)
+        yield WithJsonSchema({"enum": [*self._names, "module:Name"]})
+
+    def _check(self, name: str) -> str:
+        if name in self._names or is_own(name):
             return name
-        raise ValueError(f"should be {', '.join(map(repr, names))}, or one of your own, as 'module:Name'")
-
-    return Annotated[str, AfterValidator(check), WithJsonSchema({"enum": [*names, "module:Name"]})]
+        raise ValueError(f"should be {', '.join(map(repr, self._names))}, or one of your own, as 'module:Name'")
 
 
 @functools.cache

@@ -9,13 +9,14 @@ import itertools
 import json
 import math
 import tomllib
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Generic, NamedTuple
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from typing_extensions import TypeVar
 
-from jaxloop.config.imports import DEFAULT_SYSTEM, SYSTEMS, import_own, is_own, named, system_settings
+from jaxloop.config.imports import DEFAULT_SYSTEM, SYSTEMS, Named, import_own, is_own, system_settings
 from jaxloop.errors import InputError
 
 # Memories that hold more rows than one generation has: their controls hold as many.
@@ -78,21 +79,26 @@ class SystemSettings(Section):
 class CycleSettings(Section):
     """Which rows train each generation."""
 
-    name: named("full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real") = Field(
-        "full_synthetic", description="the memory: which earlier rows train again"
+    name: Annotated[
+        str, Named("full_synthetic", "balanced", "incremental", "expanding", "window", "subsampled", "fixed_real")
+    ] = Field(default="full_synthetic", description="the memory: which earlier rows train again")
+    rows: int = Field(
+        default=2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation"
     )
-    rows: int = Field(2000, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
-    generations: int = Field(12, ge=1, le=10**5, description="how many models are trained, the first on real rows")
+    generations: int = Field(
+        default=12, ge=1, le=10**5, description="how many models are trained, the first on real rows"
+    )
     fresh_share: Share | None = knob(None, description="part of the new rows that is drawn anew from the source (0)")
     fresh_schedule: Schedule | None = Field(
-        None, description="the same by generation: [[0, 0.0], [12, 0.5]] is 0 at first, and 0.5 from generation 12 on"
+        default=None,
+        description="the same by generation: [[0, 0.0], [12, 0.5]] is 0 at first, and 0.5 from generation 12 on",
     )
     generated_share: Share | None = knob(
         None,
         description="incremental: part of all rows that is new (0.5); other memories: 1 - fresh_share",
     )
     window_generations: Annotated[int, Field(ge=1, le=10**5)] | None = Field(
-        None, description="window: how many sets of n rows train, the newest among them (3)"
+        default=None, description="window: how many sets of n rows train, the newest among them (3)"
     )
 
     @model_validator(mode="after")
@@ -188,20 +194,20 @@ class SampleSettings(Section):
 class CurationSettings(Section):
     """Which of the rows that a model wrote may train the next one."""
 
-    name: named("all") = Field("all", description="the curator; all: every row")
+    name: Annotated[str, Named("all")] = Field(default="all", description="the curator; all: every row")
 
 
 class MeasureSettings(Section):
     """What is measured beside the samples themselves."""
 
-    own: OwnParts = Field((), description="measures of your own, each as 'module:Name'")
+    own: OwnParts = Field(default=(), description="measures of your own, each as 'module:Name'")
 
 
 class PopulationSettings(Section):
     """How loops are spread over devices; decides speed and memory, and of results the rounding only."""
 
     loops_per_device: int = Field(
-        0,
+        default=0,
         ge=0,
         le=10**6,
         description="loops mapped together on a device, at most; 0: one on a CPU core, all on accelerators",
@@ -212,13 +218,13 @@ class StoreSettings(Section):
     """What is kept on disk beside the results; decides no result."""
 
     samples_every_generations: int = Field(
-        1,
+        default=1,
         ge=0,
         le=10**5,
         description="samples that are kept: every so many generations, and the last; 0: the last alone",
     )
     models_every_generations: int = Field(
-        0,
+        default=0,
         ge=0,
         le=10**5,
         description="models that are kept beside the newest of each loop: every so many generations; 0: none",
@@ -233,8 +239,10 @@ class Config(Section):
 
     system_class: ClassVar[Any]  # the system: its class, where that lies as "module:Class", or the system itself
 
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field([0], min_length=1, description="one loop each, per cell")
-    controls: bool = Field(False, description="beside each cell the loop that is trained on fresh data only")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        default=[0], min_length=1, description="one loop each, per cell"
+    )
+    controls: bool = Field(default=False, description="beside each cell the loop that is trained on fresh data only")
     system: SystemSettings
     cycle: CycleSettings = CycleSettings()
     learner: LearnerSettings
@@ -244,7 +252,8 @@ class Config(Section):
     population: PopulationSettings = PopulationSettings()
     store: StoreSettings = StoreSettings()
     grid: dict[str, list[Any]] = Field(
-        {}, description="settings that are varied (or sections: several settings at once); every combination is a cell"
+        default={},
+        description="settings that are varied (or sections: several settings at once); every combination is a cell",
     )
 
     @classmethod
@@ -359,10 +368,10 @@ class StoredConfig(Config):
         model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     system: _System
-    cycle: _Cycle
+    cycle: _Cycle = Field(default=...)
     learner: _AsStored
-    sample: _AsStored
-    measure: _Measure
+    sample: _AsStored = Field(default=...)
+    measure: _Measure = Field(default=...)
 
     @classmethod
     def _is_section(cls, axis: str) -> bool:
@@ -372,13 +381,16 @@ class StoredConfig(Config):
         return True
 
 
-class Loop(NamedTuple):
+SomeConfig = TypeVar("SomeConfig", bound=Config, default=Config, covariant=True)
+
+
+class Loop(NamedTuple, Generic[SomeConfig]):
     """One loop of a run."""
 
     index: int
     seed: int
     axes: dict[str, Any]  # this cell's value of every setting that the grid sets, None where it is unset
-    config: Config  # with those values in place, and no grid
+    config: SomeConfig  # with those values in place, and no grid
 
 
 def loops(config: Config) -> list[Loop]:
@@ -483,14 +495,14 @@ def describe(system: str = DEFAULT_SYSTEM) -> list[tuple[str, str, str, str, str
     """
     of = settings_class({"system": {"name": system}}, "settings")
     rows = [
-        ("seeds", "[0]", "each >= 0", "static", of.model_fields["seeds"].description),
-        ("controls", "false", "true or false", "static", of.model_fields["controls"].description),
+        ("seeds", "[0]", "each >= 0", "static", of.model_fields["seeds"].description or ""),
+        ("controls", "false", "true or false", "static", of.model_fields["controls"].description or ""),
     ]
     knobs = of.knobs()
     for name, setting in of.settings_of_sections().items():
         default = "unset" if setting.default is None else tomli_w.dumps({"x": setting.default})[4:].strip()
         kind = "knob" if name in knobs else "static"
-        rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description))
+        rows.append((name, default, _range_of(setting.rebuild_annotation()), kind, setting.description or ""))
     return rows
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,9 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloop.config.schema import PopulationSettings
+
+# What a program reads and what it gives back: before it is sent, or on a device, or traced.
+Array = jax.Array | np.ndarray
 
 
 @functools.cache
@@ -35,7 +39,7 @@ def _compiler_options() -> dict[str, str] | None:
     return options
 
 
-def measuring_device() -> jax.Device:
+def measuring_device() -> jax.Device:  # pyright: ignore[reportInvalidTypeForm]
     """The device of what the host measures: the CPU device that is the last to be given a loop."""
     try:
         return jax.local_devices(backend="cpu")[-1]
@@ -66,9 +70,10 @@ def peak_memory_bytes() -> int:
     if "peak_bytes_in_use" in statistics_of_device:
         return statistics_of_device["peak_bytes_in_use"]
     # Linux hands `ru_maxrss` on from the process that starts another one, however large that was.
-    with contextlib.suppress(OSError, TypeError):  # Other systems do not have it, and a sandbox may not tell.
+    with contextlib.suppress(OSError):  # Other systems do not have it, and a sandbox may not tell.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+        if peak := re.search(r"VmHWM:\s*(\d+) kB", status):
+            return int(peak[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows counts it elsewhere.
@@ -78,7 +83,7 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def planned_bytes(program: Callable, *shapes: object) -> int:
+def planned_bytes(program: jax.stages.Wrapped, *shapes: object) -> int:
     """Memory that a mapped program takes on each device, as XLA plans it: arguments, results and what lies between."""
     memory = program.lower(*shapes).compile().memory_analysis()
     if memory is None:
@@ -101,7 +106,7 @@ class Placement:
         self.places = len(devices) * self.per_device
         self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))
 
-    def map(self, function: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    def map(self, function: Callable, donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
         """Compile a function of one loop's arrays into one of arrays with a leading axis of places."""
 
         def one_device(*arrays):
@@ -119,7 +124,7 @@ class Placement:
         )
         return jax.jit(spread, donate_argnums=donate, compiler_options=_compiler_options())
 
-    def put(self, members: list) -> object:
+    def put(self, members: list[Any]) -> Any:
         """Stack one tree of arrays a loop along the axis of places, and send each to its device.
 
         Places that are left over repeat the loops' arrays.
@@ -127,18 +132,18 @@ class Placement:
         filled = [members[place % len(members)] for place in range(self.places)]
         return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *filled), self._sharding)
 
-    def shapes(self, member: object) -> object:
+    def shapes(self, member: Any) -> Any:
         """What `put` would make of loops like this one, without making it."""
         return jax.tree.map(lambda leaf: self._shape((self.places, *np.shape(leaf)), np.asarray(leaf).dtype), member)
 
-    def results(self, program: Callable, *arrays: object) -> object:
+    def results(self, program: Callable, *arrays: object) -> Any:
         """The shapes of what a mapped program gives back."""
         return jax.tree.map(lambda leaf: self._shape(leaf.shape, leaf.dtype), jax.eval_shape(program, *arrays))
 
     def _shape(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
 
-    def repeat(self, arrays: object, loops: int) -> object:
+    def repeat(self, arrays: Any, loops: int) -> Any:
         """The arrays of the first places, which have the loops, in those that are left over too, as `put` has them."""
         source = np.arange(self.places) % loops
         return jax.device_put(jax.tree.map(lambda leaf: np.asarray(leaf)[source], arrays), self._sharding)

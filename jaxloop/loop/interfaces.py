@@ -3,13 +3,18 @@
 Legend: N rows, P rows that are probed.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Protocol
 
 import numpy as np
+from typing_extensions import TypeVar
 
-from jaxloop.config.schema import Config, Loop
+from jaxloop.config.schema import Config, Loop, SomeConfig
 from jaxloop.loop.memories import Carry
+
+AskedConfig = TypeVar("AskedConfig", bound=Config, default=Config, contravariant=True)
+Probe = TypeVar("Probe", default=Any)  # rows as a learner wants to have them
+Started = TypeVar("Started", default=Any)  # work that a learner has under way
 
 
 class Source(Protocol):
@@ -17,9 +22,11 @@ class Source(Protocol):
 
     def first_rows(self, config: Config, seed: int) -> np.ndarray:
         """The n rows (n, ...) that train a loop's first generation."""
+        ...
 
     def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
         """So many independent rows (count, ...), drawn for a generation."""
+        ...
 
 
 class State(NamedTuple):
@@ -30,14 +37,14 @@ class State(NamedTuple):
     sampled: np.ndarray  # (n, ...), what its model wrote
 
 
-class Task(NamedTuple):
+class Task(NamedTuple, Generic[SomeConfig, Probe]):
     """What a learner is to do for one loop in one generation."""
 
-    loop: Loop
+    loop: Loop[SomeConfig]
     generation: int
     training: np.ndarray  # (N, ...), the rows that it is fitted to
     count: int  # rows to write
-    probes: dict[str, Any]  # by name, rows whose probability is asked for, as `Learner.probe` made them
+    probes: Mapping[str, Probe]  # by name, rows whose probability is asked for, as `Learner.probe` made them
 
 
 class Written(NamedTuple):
@@ -59,34 +66,39 @@ class Seconds(NamedTuple):
     probes: dict[str, float]
 
 
-class Learner(Protocol):
+class Learner(Protocol[AskedConfig, Probe, Started]):
     """What is fitted to rows, and writes rows."""
 
     places: int  # how many tasks it takes at once
 
-    def smaller(self) -> "Learner | None":
+    def smaller(self) -> "Learner[AskedConfig, Probe, Started] | None":
         """A learner of the same loops that takes half as many tasks, where memory has run out; None: it cannot."""
+        ...
 
-    def probe(self, points: np.ndarray) -> Any:
+    def probe(self, points: np.ndarray, /) -> Probe:
         """Rows whose probability will be asked for, as the learner wants to have them."""
+        ...
 
-    def start(self, tasks: list[Task]) -> Any:
+    def start(self, tasks: Sequence[Task[AskedConfig, Probe]]) -> Started:
         """Set the work of these tasks going, and return at once; probes of one name have as many rows in all."""
+        ...
 
-    def finish(self, started: Any, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
         """Wait for it; calls `watch` again and again with the share of it that is done."""
+        ...
 
 
-class ModelLearner(Learner, Protocol):
+class ModelLearner(Learner[AskedConfig, Probe, Started], Protocol):
     """A learner whose models are trained by programs that are compiled for devices."""
 
     loops_per_device: int  # mapped together
     lower: str  # which settings, where a single loop does not fit into memory
 
-    def device_bytes(self, task: Task) -> int:
+    def device_bytes(self, task: Task[AskedConfig, Probe]) -> int:
         """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
+        ...
 
-    def estimate(self, tasks: list[Task], due: dict[str, float], growth: float) -> "Estimate":
+    def estimate(self, tasks: Sequence[Task[AskedConfig, Probe]], due: dict[str, float], growth: float) -> "Estimate":
         """Compile the programs, and time a few of their steps.
 
         Args:
@@ -94,12 +106,13 @@ class ModelLearner(Learner, Protocol):
           due: of each probe, the share of the generations in which it is asked for.
           growth: to so many times those of generation 0 the training rows grow, in the mean.
         """
+        ...
 
 
-class Record(NamedTuple):
+class Record(NamedTuple, Generic[SomeConfig]):
     """One finished generation of one loop, as it is measured and kept."""
 
-    loop: Loop
+    loop: Loop[SomeConfig]
     state: State
     written: Written
     seconds: Seconds

@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import jax
 
+from jaxloop.config.schema import Config
 from jaxloop.errors import RunError
 from jaxloop.learners.placement import device_memory_bytes
 from jaxloop.loop.interfaces import Learner, ModelLearner, Program, Task
@@ -19,19 +21,28 @@ _USABLE_SHARE = 0.8
 
 
 def make_learner(program: Program, system: System, measures: dict[int, Measures]) -> Learner:
-    """The learner of a program's loops.
+    """The learner of a program's loops; a `ModelLearner` as large as memory allows."""
+    if system.trains(program.config):
+        return make_model_learner(program, system, measures)
+    return learner_of(system, program.config, len(program.loops))
+
+
+def make_model_learner(program: Program, system: System, measures: dict[int, Measures]) -> ModelLearner:
+    """The learner of a program's loops, where the system says that it is a `ModelLearner`.
 
     On a CPU one model is trained on each core, or on fewer where the memory that is free holds no more. On accelerators
     all loops are mapped together, or as many as fit by what XLA plans for them. `population.loops_per_device` has the
     last word.
     """
     config, loop_count = program.config, len(program.loops)
-    if not system.trains(config):
-        return learner_of(system, config, loop_count)
+
+    def learner_for(config: Config, loop_count: int) -> ModelLearner:
+        return cast(ModelLearner, learner_of(system, config, loop_count))
+
     chosen, limit = config.population.loops_per_device, device_memory_bytes()
     if limit is None and jax.default_backend() == "cpu" and not chosen:
-        return learner_of(system, config, min(loop_count, costs.fitting_places(program, system)))
-    learner = learner_of(system, config, loop_count)
+        return learner_for(config, min(loop_count, costs.fitting_places(program, system)))
+    learner = learner_for(config, loop_count)
     if limit is None or chosen:
         return learner
     needed = needed_bytes(learner, program, system, measures)
@@ -39,7 +50,7 @@ def make_learner(program: Program, system: System, measures: dict[int, Measures]
     if fitting >= learner.loops_per_device:
         return learner
     population = config.population.model_copy(update={"loops_per_device": max(fitting, 1)})
-    return learner_of(system, config.model_copy(update={"population": population}), loop_count)
+    return learner_for(config.model_copy(update={"population": population}), loop_count)
 
 
 def needed_bytes(learner: ModelLearner, program: Program, system: System, measures: dict[int, Measures]) -> int:

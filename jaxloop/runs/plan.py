@@ -16,7 +16,7 @@ import numpy as np
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.loop.interfaces import Part, Program
 from jaxloop.loop.memories import memory_of
-from jaxloop.runs.capacity import make_learner
+from jaxloop.runs.capacity import make_model_learner
 from jaxloop.runs.checkpoints import CHECKPOINTS_KEPT
 from jaxloop.runs.costs import carried_rows, places_of, require_memory
 from jaxloop.runs.environment import prepare
@@ -135,7 +135,7 @@ def _compiled_plan(program: Program, system: System, hosts: "_HostPlan") -> Prog
     """The plan of a program whose steps are timed."""
     begun = time.perf_counter()
     measures = measures_of(system, program.loops[: places_of(program, system)])
-    learner = make_learner(program, system, measures)
+    learner = make_model_learner(program, system, measures)
     trial = model_trial(program, system, learner, measures)
     at_once = min(learner.places, len(program.loops))
     return ProgramPlan(

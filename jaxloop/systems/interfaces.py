@@ -8,13 +8,16 @@ Legend: N rows.
 import abc
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config, Loop
-from jaxloop.loop.interfaces import Learner, Part, Record
+from jaxloop.loop.interfaces import AskedConfig, Learner, Part, Record
+
+OwnConfig = TypeVar("OwnConfig", bound=Config, default=Config)
 
 
 class RowFormat(NamedTuple):
@@ -46,14 +49,14 @@ class ModelCost(NamedTuple):
     shared_parts: list[Part]  # of the machine's memory, for all loops together
 
 
-class Measures(abc.ABC):
+class Measures(abc.ABC, Generic[AskedConfig]):
     """The measures of loops that are measured alike."""
 
     def prepare(self, seed: int) -> None:
         """Make what all generations of a seed share, before it is asked for."""
         return
 
-    def probes(self, learner: Learner) -> Callable[[Loop, int], dict[str, Any]]:
+    def probes(self, learner: Learner[Any]) -> Callable[[Loop, int], dict[str, Any]]:
         """Build the function that says what a learner is asked for, for a loop and a generation."""
         return lambda loop, generation: {}
 
@@ -62,44 +65,44 @@ class Measures(abc.ABC):
         return 0
 
     @abc.abstractmethod
-    def measure(self, record: Record) -> Measured:
+    def measure(self, record: Record[AskedConfig]) -> Measured:
         """Measure one generation of one loop; not a number in a column where something is not due."""
 
 
-class System(abc.ABC):
+class System(abc.ABC, Generic[OwnConfig]):
     """A world that a loop may be about. No method changes anything, and none is asked before it is needed."""
 
     columns: Columns  # of metrics.csv
 
     @abc.abstractmethod
-    def row_format(self, config: Config) -> RowFormat:
+    def row_format(self, config: OwnConfig) -> RowFormat:
         """How rows are stored."""
 
-    def kept_of_samples(self, config: Config) -> dict[str, np.dtype]:
+    def kept_of_samples(self, config: OwnConfig) -> dict[str, np.dtype]:
         """What is stored of each sample beside it, by name its dtype; `log_prob` where there is a density (nats)."""
         return {}
 
     @abc.abstractmethod
-    def first_rows(self, config: Config, seed: int) -> np.ndarray:
+    def first_rows(self, config: OwnConfig, seed: int) -> np.ndarray:
         """The n real rows (n, ...) that train a loop's first generation."""
 
     @abc.abstractmethod
-    def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
+    def fresh_rows(self, config: OwnConfig, seed: int, generation: int, count: int) -> np.ndarray:
         """So many independent rows (count, ...), drawn for a generation."""
 
     @abc.abstractmethod
-    def learner(self, config: Config, loop_count: int) -> Learner:
+    def learner(self, config: OwnConfig, loop_count: int) -> Learner[OwnConfig]:
         """What is fitted to the rows of so many loops that are alike in all but their knobs and seeds."""
 
     @abc.abstractmethod
-    def measures(self, config: Config) -> Measures:
+    def measures(self, config: OwnConfig) -> Measures[OwnConfig]:
         """The measures of loops of these settings.
 
         Raises:
           InputError: what is asked for cannot be measured.
         """
 
-    def measured_alike(self, config: Config) -> Hashable:
+    def measured_alike(self, config: OwnConfig) -> Hashable:
         """What loops have in common that share their measures."""
         return config.measure, config.cycle.rows
 
@@ -107,11 +110,11 @@ class System(abc.ABC):
     def texts(self, points: np.ndarray) -> list[str]:
         """Rows as a reader would write them."""
 
-    def results_depend_on(self, config: Config) -> dict[str, str]:
+    def results_depend_on(self, config: OwnConfig) -> dict[str, str]:
         """What the last bits of results depend on, beside the settings and the machine."""
         return {}
 
-    def against_divergence(self, config: Config) -> str:
+    def against_divergence(self, config: OwnConfig) -> str:
         """What to do where training came to nothing."""
         return "look at what the training rows are"
 
@@ -119,65 +122,65 @@ class System(abc.ABC):
         """The most frequent samples, of all that is stored of a generation's: rows of top_samples.csv."""
         return []
 
-    def parameter_shapes(self, config: Config) -> dict:
+    def parameter_shapes(self, config: OwnConfig) -> dict:
         """The parameters that the learner gives back, as `jax.ShapeDtypeStruct`; empty where it gives none."""
         return {}
 
-    def expected(self, config: Config) -> dict[str, np.ndarray]:
+    def expected(self, config: OwnConfig) -> dict[str, np.ndarray]:
         """Closed forms: of columns by name the mean over seeds in each generation, (G,), where it is known."""
         return {}
 
     # What a plan asks, so that a run that cannot fit is refused before it begins.
 
-    def trains(self, config: Config) -> bool:
+    def trains(self, config: OwnConfig) -> bool:
         """Whether the learner is a `ModelLearner`; another one takes milliseconds, and is tried instead."""
         return False
 
-    def training_operations(self, config: Config) -> float:
+    def training_operations(self, config: OwnConfig) -> float:
         """About how many floating-point operations it takes to train all models of a loop."""
         return 0.0
 
-    def model_cost(self, config: Config) -> ModelCost:
+    def model_cost(self, config: OwnConfig) -> ModelCost:
         """What the models of a loop cost, where the learner is a `ModelLearner`."""
         raise NotImplementedError
 
-    def stand_in(self, config: Config) -> Config:
+    def stand_in(self, config: OwnConfig) -> OwnConfig:
         """The same loop with a learner of milliseconds, so that what the host does can be tried."""
         return config
 
-    def smaller(self, config: Config, rows: int, with_whole: bool) -> Config:
+    def smaller(self, config: OwnConfig, rows: int, with_whole: bool) -> OwnConfig:
         """The same loop with so many rows, and all rows that there are enumerated or not."""
         return config.model_copy(update={"cycle": config.cycle.model_copy(update={"rows": rows})})
 
-    def different_rows(self, config: Config) -> float:
+    def different_rows(self, config: OwnConfig) -> float:
         """How many different rows there are at most."""
         return math.inf
 
-    def held_out_rows(self, config: Config) -> int:
+    def held_out_rows(self, config: OwnConfig) -> int:
         """Real rows that no model trains on, and all are measured with."""
         return 0
 
-    def drawn_rows(self, config: Config) -> int:
+    def drawn_rows(self, config: OwnConfig) -> int:
         """Rows that are drawn at once for the first real data, where these are more than they have."""
         return 0
 
-    def learnt_rows(self, config: Config, training_rows: int) -> int:
+    def learnt_rows(self, config: OwnConfig, training_rows: int) -> int:
         """Of so many training rows, how many are at work at once on the host while they are learnt."""
         return training_rows
 
-    def whole_rows(self, config: Config) -> int:
+    def whole_rows(self, config: OwnConfig) -> int:
         """How many rows are enumerated, where all that there are are."""
         return 0
 
-    def tail_classes(self, config: Config) -> int:
+    def tail_classes(self, config: OwnConfig) -> int:
         """Rows of tails.csv of a generation, at most."""
         return 0
 
-    def working_bytes(self, config: Config, rows: int) -> float:
+    def working_bytes(self, config: OwnConfig, rows: int) -> float:
         """Memory for so many rows while they are measured, or learnt on the host."""
         return rows * (25 * self.row_format(config).bytes + 150)
 
-    def drawing_bytes(self, config: Config, rows: int) -> float:
+    def drawing_bytes(self, config: OwnConfig, rows: int) -> float:
         """Memory for drawing so many rows, beside that of the rows."""
         return 0.0
 
@@ -185,14 +188,14 @@ class System(abc.ABC):
         """The measure of rows that grows with the pairs of different ones, if there is one."""
         return None
 
-    def probed_every(self, config: Config) -> int:
+    def probed_every(self, config: OwnConfig) -> int:
         """Every how many generations the learner is asked for probabilities of real rows; 0: never."""
         return 1
 
-    def whole_every(self, config: Config) -> int:
+    def whole_every(self, config: OwnConfig) -> int:
         """Every how many generations all rows that there are are enumerated; 0: never."""
         return 0
 
-    def rare(self, config: Config) -> tuple[int, ...]:
+    def rare(self, config: OwnConfig) -> tuple[int, ...]:
         """Every how many generations something is measured beside what is measured in all; 0: never."""
         return ()

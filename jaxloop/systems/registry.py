@@ -104,8 +104,9 @@ def _may_be_a_column(name: Any) -> bool:
 
 
 def _is_column_value(value: Any) -> bool:
-    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return isinstance(value, float | np.floating) or (is_whole and abs(value) < 10**300)
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return abs(int(value)) < 10**300
+    return isinstance(value, float | np.floating)
 
 
 def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[str, Any]) -> None:

@@ -25,12 +25,15 @@ class NextToken(Protocol):
 
     def start(self, rows: int) -> State:
         """The state of this many rows before their first token."""
+        ...
 
     def log_probs(self, state: State) -> np.ndarray:
         """Log-probability of each next token, (N, V) float64 in nats; minus infinity where it is impossible."""
+        ...
 
     def advance(self, state: State, token_N: np.ndarray) -> State:
         """The state after one more token a row, never `<eos>`."""
+        ...
 
 
 def _take(state: State, index) -> State:

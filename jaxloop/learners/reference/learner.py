@@ -8,13 +8,13 @@ Legend: N rows, P rows of a probe, U different rows.
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Protocol
 
 import numpy as np
 
 from jaxloop.config.schema import Loop
-from jaxloop.loop.interfaces import Seconds, Task, Written
+from jaxloop.loop.interfaces import AskedConfig, Seconds, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import unique_rows
 
@@ -22,15 +22,17 @@ from jaxloop.loop.rows import unique_rows
 class Fitted(Protocol):
     """A distribution over rows."""
 
-    def write(self, generator: np.random.Generator, rows: int, temperature: float) -> np.ndarray:
+    def write(self, generator: np.random.Generator, rows: int, temperature: float, /) -> np.ndarray:
         """So many rows, (N, ...)."""
+        ...
 
-    def log_prob(self, points: np.ndarray, temperature: float) -> np.ndarray:
+    def log_prob(self, points: np.ndarray, temperature: float, /) -> np.ndarray:
         """Log-probability of each row as it is written at this temperature, (N,) nats."""
+        ...
 
 
 # The distribution that a loop's learner makes of its training rows.
-Fit = Callable[[Loop, np.ndarray], Fitted]
+Fit = Callable[[Loop[AskedConfig], np.ndarray], Fitted]
 
 
 class Resample:
@@ -56,7 +58,7 @@ class Resample:
         return np.array([self._log_share.get(row.tobytes(), -math.inf) for row in points])
 
 
-class ReferenceLearner:
+class ReferenceLearner(Generic[AskedConfig]):
     """Fits reference learners on the host; see `loop.interfaces.Learner`.
 
     Args:
@@ -67,7 +69,7 @@ class ReferenceLearner:
     # So many generations are computed before they are measured and kept.
     places = 8
 
-    def __init__(self, fits: Mapping[str, Fit], columns: Mapping[str, float] | None = None):
+    def __init__(self, fits: Mapping[str, Fit[AskedConfig]], columns: Mapping[str, float] | None = None):
         self._fits, self._columns = fits, dict(columns or {})
 
     def smaller(self) -> None:
@@ -78,11 +80,13 @@ class ReferenceLearner:
         """The rows as they are."""
         return points
 
-    def start(self, tasks: list[Task]) -> list[Task]:
+    def start(self, tasks: Sequence[Task[AskedConfig, np.ndarray]]) -> Sequence[Task[AskedConfig, np.ndarray]]:
         """Note what is to be done: it takes milliseconds."""
         return tasks
 
-    def finish(self, started: list[Task], watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
+    def finish(
+        self, started: Sequence[Task[AskedConfig, np.ndarray]], watch: Callable[[float], None]
+    ) -> tuple[list[Written], Seconds]:
         """Do it."""
         written, seconds = [], []
         for place, task in enumerate(started):
@@ -90,10 +94,12 @@ class ReferenceLearner:
             of_task, spent = self._generation(task)
             written.append(of_task)
             seconds.append(spent)
-        probes = {name: sum(spent.probes.get(name, 0.0) for spent in seconds) for one in seconds for name in one.probes}
+        probes = {
+            name: math.fsum(spent.probes.get(name, 0.0) for spent in seconds) for one in seconds for name in one.probes
+        }
         return written, Seconds(sum(one.train for one in seconds), sum(one.sample for one in seconds), probes)
 
-    def _generation(self, task: Task) -> tuple[Written, Seconds]:
+    def _generation(self, task: Task[AskedConfig, np.ndarray]) -> tuple[Written, Seconds]:
         config, temperature = task.loop.config, task.loop.config.sample.temperature
         times = [time.perf_counter()]
         fitted = self._fits[config.learner.name](task.loop, task.training)

@@ -4,10 +4,9 @@ import math
 
 import jax
 
-from jaxloop.config.schema import Config
 from jaxloop.learners.transformer.packing import most_rows
 from jaxloop.learners.transformer.sample import batch_count, chunk_prefixes
-from jaxloop.learners.transformer.settings import ModelSettings
+from jaxloop.learners.transformer.settings import ModelSettings, TransformerConfig
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.interfaces import Part
 from jaxloop.loop.memories import memory_of
@@ -21,7 +20,7 @@ def weight_count(model: ModelSettings, vocabulary: Vocabulary) -> int:
     return 12 * width**2 * layers + (2 * layers + 1) * width + (vocabulary.size + model.context_tokens) * width
 
 
-def operations_per_position(config: Config, vocabulary: Vocabulary, row_tokens: int) -> float:
+def operations_per_position(config: TransformerConfig, vocabulary: Vocabulary, row_tokens: int) -> float:
     """Operations of a training step for each position: forward, and twice as many backward; products of matrices."""
     model = config.model
     matrices = 12 * model.width**2 * model.layers + vocabulary.size * model.width
@@ -29,7 +28,7 @@ def operations_per_position(config: Config, vocabulary: Vocabulary, row_tokens: 
     return 3 * 2 * (matrices + attention)
 
 
-def training_operations(config: Config, vocabulary: Vocabulary, mean_tokens: float) -> float:
+def training_operations(config: TransformerConfig, vocabulary: Vocabulary, mean_tokens: float) -> float:
     """About how many floating-point operations it takes to train all models of a loop, padding not counted.
 
     Args:
@@ -42,7 +41,7 @@ def training_operations(config: Config, vocabulary: Vocabulary, mean_tokens: flo
     return config.cycle.generations * tokens * operations_per_position(config, vocabulary, context)
 
 
-def place_parts(config: Config, vocabulary: Vocabulary) -> list[Part]:
+def place_parts(config: TransformerConfig, vocabulary: Vocabulary) -> list[Part]:
     """Memory that one loop takes of its device, or on a CPU of the memory of all."""
     cycle, model, train = config.cycle, config.model, config.train
     width, rows = model.context_tokens, memory_of(cycle).training_rows(cycle.generations - 1)
@@ -72,7 +71,7 @@ def place_parts(config: Config, vocabulary: Vocabulary) -> list[Part]:
     ]
 
 
-def planning_part(config: Config) -> Part:
+def planning_part(config: TransformerConfig) -> Part:
     """Memory in which it is decided where every row of every training step lies, for one loop after the other."""
     rows = config.train.steps * config.train.batch_expressions
     return Part(_PLANNING_BYTES * rows, "planning training steps", "lower train.steps or train.batch_expressions")

@@ -6,20 +6,21 @@ What a learner gives the loop is said in `loop.interfaces.Learner`. Nothing comp
 import collections
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxloop.config.schema import Config, Loop
+from jaxloop.config.schema import Loop
 from jaxloop.learners.keys import device_key
-from jaxloop.learners.placement import Placement, planned_bytes
+from jaxloop.learners.placement import Array, Placement, planned_bytes
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make_sample
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
+from jaxloop.learners.transformer.settings import TransformerConfig
 from jaxloop.learners.transformer.train import Corpus, Training, TrainingKnobs, looks, make_train
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.interfaces import Estimate, Seconds, Task, Written
@@ -31,10 +32,10 @@ from jaxloop.loop.rows import row_count
 class Inputs(NamedTuple):
     """All that one loop's programs read."""
 
-    seed: np.ndarray
-    generation: np.ndarray
+    seed: Array
+    generation: Array
     knobs: TrainingKnobs
-    temperature: np.ndarray
+    temperature: Array
     training: Corpus
     validation: Corpus
 
@@ -87,7 +88,9 @@ class TransformerLearner:
 
     lower = "sample.batch_rows, train.batch_expressions, cycle.rows or the model's size"
 
-    def __init__(self, config: Config, loop_count: int, count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray):
+    def __init__(
+        self, config: TransformerConfig, loop_count: int, count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray
+    ):
         self._config, self._loop_count, self._count, self._vocabulary = config, loop_count, count, vocabulary
         self._typical_NxT, self.train_settings = typical_NxT, config.train
         self._placement = Placement(config.population, loop_count)
@@ -146,7 +149,7 @@ class TransformerLearner:
         """All of these expressions, as one step."""
         sorted_NxT = sort_rows(tokens_NxT)
         whole = whole_plan(sorted_NxT, self._vocabulary, self.shape.row_tokens, capacity)
-        return Corpus(self._padded(sorted_NxT, capacity), whole, np.int32(len(tokens_NxT)))
+        return Corpus(self._padded(sorted_NxT, capacity), whole, np.array(len(tokens_NxT), np.int32))
 
     def _padded(self, tokens_NxT: np.ndarray, capacity: int) -> np.ndarray:
         missing = ((0, capacity - len(tokens_NxT)), (0, 0))
@@ -156,7 +159,7 @@ class TransformerLearner:
         """Rows (N, T) uint8 whose probability will be asked for."""
         return make_probe(tokens_NxT, self._vocabulary, self.shape)
 
-    def inputs(self, loop: Loop, generation: int, training_NxT: np.ndarray) -> Inputs:
+    def inputs(self, loop: Loop[TransformerConfig], generation: int, training_NxT: np.ndarray) -> Inputs:
         """All that one loop's programs read, as arrays on the host."""
         train = self._config.train
         split = host_generator(loop.seed, Purpose.VALIDATION_SPLIT, generation)
@@ -168,26 +171,28 @@ class TransformerLearner:
         training = Corpus(
             self._padded(sorted_NxT, self._capacities[0]),
             plan(sorted_NxT, self._vocabulary, order_SxE, self.shape.row_tokens),
-            np.int32(training_rows),
+            np.array(training_rows, np.int32),
         )
         validation = self._whole(shuffled_NxT[training_rows:], self._capacities[1])
         knobs = TrainingKnobs(
-            learning_rate=np.float32(loop.config.train.learning_rate),
-            weight_decay=np.float32(loop.config.train.weight_decay),
+            learning_rate=np.array(loop.config.train.learning_rate, np.float32),
+            weight_decay=np.array(loop.config.train.weight_decay, np.float32),
         )
         return Inputs(
-            seed=np.uint32(loop.seed),
-            generation=np.uint32(generation),
+            seed=np.array(loop.seed, np.uint32),
+            generation=np.array(generation, np.uint32),
             knobs=knobs,
-            temperature=np.float32(loop.config.sample.temperature),
+            temperature=np.array(loop.config.sample.temperature, np.float32),
             training=training,
             validation=validation,
         )
 
-    def device_bytes(self, task: Task) -> int:
+    def device_bytes(self, task: Task[TransformerConfig, Probe]) -> int:
         """Memory that the greediest of the programs takes on each device, with what lies there beside it."""
         inputs = self._placement.shapes(self.inputs(task.loop, task.generation, task.training))
-        active, batches = self._placement.shapes((np.bool_(True), Batches(np.int32(0), np.int32(0))))
+        active, batches = self._placement.shapes(
+            (np.bool_(True), Batches(np.array(0, np.int32), np.array(0, np.int32)))
+        )
         state = self._placement.results(self.begin, inputs)
         beside = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // self.devices
         corpora = [self._placement.shapes(probe.corpus) for probe in task.probes.values()]
@@ -198,7 +203,9 @@ class TransformerLearner:
         ]
         return max(needed)
 
-    def estimate(self, tasks: list[Task], due: dict[str, float], growth: float) -> Estimate:
+    def estimate(
+        self, tasks: Sequence[Task[TransformerConfig, Probe]], due: dict[str, float], growth: float
+    ) -> Estimate:
         """Compile the programs, and time a few of their steps; see `loop.interfaces.ModelLearner`."""
         from jaxloop.learners.transformer.trial import Trial
 
@@ -216,7 +223,8 @@ class TransformerLearner:
             """Whether the place trains, and what it samples: without a loop of its own, it helps another one."""
             helper, helpers = place // loops, len(range(place % loops, self.places, loops))
             first, end = helper * batches // helpers, (helper + 1) * batches // helpers
-            return np.bool_(place < loops), Batches(np.int32(first), np.int32(end - first))
+            written = Batches(np.array(first, np.int32), np.array(end - first, np.int32))
+            return np.bool_(place < loops), written
 
         shares = self._placement.put([share(place) for place in range(self.places)])
         return Group(loops, self._placement.put(members), *shares)
@@ -243,7 +251,7 @@ class TransformerLearner:
         nats = self.score(parameters, group.inputs, self.corpora(probes), group.active)
         return [in_order(probe, loop_nats) for probe, loop_nats in zip(probes, np.asarray(nats), strict=False)]
 
-    def start(self, tasks: list[Task]) -> Started:
+    def start(self, tasks: Sequence[Task[TransformerConfig, Probe]]) -> Started:
         """Train a model for each task, sample it and score its probes; returns while the devices work.
 
         Args:
@@ -259,7 +267,7 @@ class TransformerLearner:
         work = self._worker.submit(self._work, members, [task.probes for task in tasks], steps_done)
         return Started(len(tasks), steps_done, work)
 
-    def _work(self, members: list[Inputs], probes: list[dict[str, Probe]], steps_done: list[int]) -> Finished:
+    def _work(self, members: list[Inputs], probes: list[Mapping[str, Probe]], steps_done: list[int]) -> Finished:
         """Train, sample and score on the devices; runs in a thread of its own, so that the host can measure."""
         begun = time.perf_counter()
         group = self.put(members)
@@ -289,7 +297,7 @@ class TransformerLearner:
         seconds = Seconds(trained - begun, sampled - trained, probe_seconds)
         return Finished(jax.device_get(state), samples, probed, seconds)
 
-    def compile(self, loop: Loop, training_NxT: np.ndarray, probes: list[Probe]) -> None:
+    def compile(self, loop: Loop[TransformerConfig], training_NxT: np.ndarray, probes: list[Probe]) -> None:
         """Compile every program before `start` does, and run each once."""
         group = self.put([self.inputs(loop, 0, training_NxT)])
         state, _ = self.train(self.begin(group.inputs), group.inputs, group.active)
@@ -335,7 +343,7 @@ class TransformerLearner:
         return written, finished.seconds
 
 
-def choose_shape(config: Config, vocabulary: Vocabulary, typical_NxT: np.ndarray) -> RowShape:
+def choose_shape(config: TransformerConfig, vocabulary: Vocabulary, typical_NxT: np.ndarray) -> RowShape:
     """How the learner lays out its rows: long ones repeat fewer beginnings, but their attention costs more.
 
     The length is the setting, or what needs the fewest multiplications for rows like the typical ones. On a CPU a chunk
@@ -347,7 +355,7 @@ def choose_shape(config: Config, vocabulary: Vocabulary, typical_NxT: np.ndarray
     order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), 20, batch)
 
     def usual_rows(row_tokens: int) -> float:
-        return plan(sorted_NxT, vocabulary, order_SxE, row_tokens).row_count_S.mean()
+        return float(np.mean(plan(sorted_NxT, vocabulary, order_SxE, row_tokens).row_count_S))
 
     def multiplications(row_tokens: int) -> float:
         return usual_rows(row_tokens) * row_tokens * (12 * width**2 + 2 * row_tokens * width)

@@ -134,11 +134,11 @@ class Transformer(nnx.Module):
     def _logits(self, stream):
         return self.tokens.attend(self.out_norm(stream)).astype(jnp.float32)
 
-    def _embed(self, table, index_N):
+    def _embed(self, table, index_N) -> jax.Array:
         # On a CPU single additions in float32 are right, and faster.
         if jax.default_backend() == "cpu" and self.dtype == jnp.float32:
             return table(index_N)
-        return look_up(table.embedding[...], index_N, self.dtype)
+        return jnp.asarray(look_up(table.embedding[...], index_N, self.dtype))
 
     def packed(self, inputs_BxL, depth_BxL, dropout_key):
         """Logits of rows of prefix trees (see `packing`): each position reads its ancestors and itself."""
@@ -160,7 +160,7 @@ class Transformer(nnx.Module):
             return attend(*by_row, bias_BxLxL, kept).reshape(rows * row_tokens, -1)
 
         stream_NxD = self._embed(self.tokens, inputs_BxL.reshape(-1).astype(jnp.int32))
-        stream_NxD += self._embed(self.positions, depth_BxL.reshape(-1).astype(jnp.int32))
+        stream_NxD = stream_NxD + self._embed(self.positions, depth_BxL.reshape(-1).astype(jnp.int32))
         stream_NxD = self.dropout(stream_NxD, deterministic=rngs is None, rngs=rngs)
         for block in self._blocks():
             stream_NxD = block(stream_NxD, read, rngs)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxloop.learners.placement import Array
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.loop.rows import unique_rows
 
@@ -37,10 +38,10 @@ class RowShape(NamedTuple):
 class Plan(NamedTuple):
     """Which expressions each step reads, in the order of their places, and where in its rows each lies."""
 
-    expression_SxE: np.ndarray  # int32, among the sorted expressions
-    shared_SxE: np.ndarray  # int32, positions that it shares with the one before it, which lies in the same row
-    place_SxE: np.ndarray  # int32, its first own position, counted through all rows
-    row_count_S: np.ndarray  # int32, rows that hold something
+    expression_SxE: Array  # int32, among the sorted expressions
+    shared_SxE: Array  # int32, positions that it shares with the one before it, which lies in the same row
+    place_SxE: Array  # int32, its first own position, counted through all rows
+    row_count_S: Array  # int32, rows that hold something
 
 
 class Rows(NamedTuple):
@@ -108,10 +109,10 @@ def plan(tokens_NxT: np.ndarray, vocabulary: Vocabulary, expression_SxE: np.ndar
 
     # Rows have grown side by side. At equal places, expressions that bring no position belong to what lies before.
     by_place = np.argsort(2 * place_SxE + (positions_SxE > shared_SxE), axis=1, kind="stable")
-    ordered = [
+    expression_SxE, shared_SxE, place_SxE = (
         np.take_along_axis(a, by_place, axis=1).astype(np.int32) for a in (expression_SxE, shared_SxE, place_SxE)
-    ]
-    return Plan(*ordered, row_count_S.astype(np.int32))
+    )
+    return Plan(expression_SxE, shared_SxE, place_SxE, row_count_S.astype(np.int32))
 
 
 def whole_plan(tokens_NxT: np.ndarray, vocabulary: Vocabulary, row_tokens: int, capacity: int) -> Plan:
@@ -157,7 +158,7 @@ class Step(NamedTuple):
     place_ExT: jax.Array  # the position, counted through all rows, whose target a token is; past every row for padding
 
 
-def step_of(tokens_NxT: jax.Array, vocabulary: Vocabulary, plan: Plan, step: jax.Array, positions: int) -> Step:
+def step_of(tokens_NxT: Array, vocabulary: Vocabulary, plan: Plan, step: jax.Array, positions: int) -> Step:
     """One step of a plan for these sorted expressions, whose rows have so many positions in all; traced."""
     expression_E, shared_E, place_E = plan.expression_SxE[step], plan.shared_SxE[step], plan.place_SxE[step]
     tokens_ExT, depth_1xT = tokens_NxT[expression_E], jnp.arange(tokens_NxT.shape[1])[None]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloop.learners.placement import most_of_mapped
+from jaxloop.learners.placement import Array, most_of_mapped
 from jaxloop.learners.transformer.model import Cache, Model
 
 # The model reads this many positions first, then twice as many, and so on.
@@ -28,15 +28,15 @@ _SHORTEST_READ = 16
 class Batches(NamedTuple):
     """Which batches to write."""
 
-    first: jax.Array
-    count: jax.Array
+    first: Array
+    count: Array
 
 
 class Work(NamedTuple):
     """What sampling took, in tokens."""
 
-    read: jax.Array  # different prefixes
-    computed: jax.Array  # those, and what chunks had beside them
+    read: Array | int  # different prefixes
+    computed: Array | int  # those, and what chunks had beside them
 
 
 class Tree(NamedTuple):

@@ -43,7 +43,7 @@ def make_probe(tokens_NxT: np.ndarray, vocabulary: Vocabulary, shape: RowShape) 
     # The last expression once more where the last step has room: what is alike costs nothing.
     expression_SxE = np.minimum(np.arange(steps * expressions, dtype=np.int32), rows - 1).reshape(steps, expressions)
     planned = plan(sorted_NxT, vocabulary, expression_SxE, shape.row_tokens)
-    return Probe(Corpus(sorted_NxT, planned, np.int32(rows)), (np.cumsum(counts_U) - counts_U)[inverse_N])
+    return Probe(Corpus(sorted_NxT, planned, np.array(rows, np.int32)), (np.cumsum(counts_U) - counts_U)[inverse_N])
 
 
 def make_score(model: Model, width: int, shape: RowShape) -> Callable:
@@ -115,5 +115,7 @@ def log_prob(
         )
     shape = RowShape(settings.context_tokens, max(1, 256 // settings.context_tokens))
     probe = make_probe(tokens_NxT, vocabulary, shape)
-    nats = _compiled(settings, vocabulary, shape)(parameters, probe.corpus, np.float32(temperature), np.bool_(True))
+    # Pydantic makes what is frozen hashable, which pyright does not see.
+    score = _compiled(settings, vocabulary, shape)  # pyright: ignore[reportArgumentType]
+    nats = score(parameters, probe.corpus, np.float32(temperature), np.bool_(True))
     return in_order(probe, np.asarray(nats))

@@ -4,19 +4,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jaxloop.config.schema import Count, Positive, SampleSettings, Section, Share, knob
+from jaxloop.config.schema import Config, Count, Positive, SampleSettings, Section, Share, knob
 
 
 class ModelSettings(Section):
     """The transformer."""
 
-    layers: int = Field(2, ge=1, le=100, description="blocks of attention and perceptron")
-    heads: int = Field(4, ge=1, le=1000, description="attention heads a block; divides the width")
-    width: int = Field(64, ge=1, le=100_000, description="size of the stream between blocks")
-    context_tokens: int = Field(128, ge=2, le=100_000, description="longest row, `<eos>` included")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped in training")
+    layers: int = Field(default=2, ge=1, le=100, description="blocks of attention and perceptron")
+    heads: int = Field(default=4, ge=1, le=1000, description="attention heads a block; divides the width")
+    width: int = Field(default=64, ge=1, le=100_000, description="size of the stream between blocks")
+    context_tokens: int = Field(default=128, ge=2, le=100_000, description="longest row, `<eos>` included")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of activations dropped in training")
     activations: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="dtype of activations; auto: float32 on the CPU, bfloat16 on accelerators"
+        default="auto", description="dtype of activations; auto: float32 on the CPU, bfloat16 on accelerators"
     )
 
     @model_validator(mode="after")
@@ -29,31 +29,39 @@ class ModelSettings(Section):
 class TrainSettings(Section):
     """How each generation's model is trained, from scratch."""
 
-    steps: Count = Field(1000, description="optimiser steps")
-    batch_expressions: Count = Field(100, description="expressions a step; some 20 tokens each at max_depth 5")
+    steps: Count = Field(default=1000, description="optimiser steps")
+    batch_expressions: Count = Field(default=100, description="expressions a step; some 20 tokens each at max_depth 5")
     row_tokens: int = Field(
-        0,
+        default=0,
         ge=0,
         le=10**6,
         description="positions a packed row, at least model.context_tokens; 0: what costs least for the language",
     )
     learning_rate: Positive = knob(3e-3, description="AdamW's peak step size")
-    final_learning_rate_share: Share = Field(0.1, description="part of it left at the end of the cosine")
-    warmup_steps: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
-    beta2: float = Field(0.99, ge=0, lt=1, description="AdamW's decay of the second moment")
+    final_learning_rate_share: Share = Field(default=0.1, description="part of it left at the end of the cosine")
+    warmup_steps: int = Field(default=50, ge=0, le=10**9, description="steps of linear warm-up")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the first moment")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="AdamW's decay of the second moment")
     weight_decay: float = knob(0.1, ge=0, le=1e6, allow_inf_nan=False, description="on matrices, not on norms")
-    clip_norm: Positive = Field(1.0, description="largest global norm of a gradient")
+    clip_norm: Positive = Field(default=1.0, description="largest global norm of a gradient")
     validation_share: float = Field(
-        0.1, gt=0, le=0.5, description="part of the generation's rows that chooses the best parameters"
+        default=0.1, gt=0, le=0.5, description="part of the generation's rows that chooses the best parameters"
     )
-    evaluate_every_steps: Count = Field(100, description="steps between looks at the validation rows")
+    evaluate_every_steps: Count = Field(default=100, description="steps between looks at the validation rows")
     patience_evaluations: int = Field(
-        0, ge=0, le=10**9, description="stop after this many looks without improvement; 0: never"
+        default=0, ge=0, le=10**9, description="stop after this many looks without improvement; 0: never"
     )
 
 
 class TransformerSampleSettings(SampleSettings):
     """How a model writes the next rows."""
 
-    batch_rows: Count = Field(500, description="sequences that are written side by side, as one prefix tree")
+    batch_rows: Count = Field(default=500, description="sequences that are written side by side, as one prefix tree")
+
+
+class TransformerConfig(Config):
+    """One run on a system whose rows a transformer can write."""
+
+    sample: TransformerSampleSettings = TransformerSampleSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from jaxloop.learners.placement import Array
 from jaxloop.learners.transformer.model import Model
 from jaxloop.learners.transformer.packing import Plan, Rows, RowShape, Step, lay_out, most_rows, step_of
 from jaxloop.learners.transformer.settings import TrainSettings
@@ -20,16 +20,16 @@ from jaxloop.learners.vocabulary import Vocabulary
 class Corpus(NamedTuple):
     """Expressions, and the plan of how steps read them."""
 
-    tokens_NxT: np.ndarray  # uint8, sorted by `packing.sort_rows`; rows that the plan does not name are padding
+    tokens_NxT: Array  # uint8, sorted by `packing.sort_rows`; rows that the plan does not name are padding
     plan: Plan
-    expression_count: np.ndarray  # int32
+    expression_count: Array  # int32
 
 
 class TrainingKnobs(NamedTuple):
     """Settings of training that are traced."""
 
-    learning_rate: jax.Array
-    weight_decay: jax.Array
+    learning_rate: Array
+    weight_decay: Array
 
 
 class Training(NamedTuple):
@@ -105,7 +105,8 @@ def make_optimiser(settings: TrainSettings, knobs: TrainingKnobs) -> optax.Gradi
         optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2),
         optax.add_decayed_weights(
-            knobs.weight_decay, mask=lambda parameters: jax.tree.map(lambda leaf: leaf.ndim >= 2, parameters)
+            jnp.asarray(knobs.weight_decay),
+            mask=lambda parameters: jax.tree.map(lambda leaf: leaf.ndim >= 2, parameters),
         ),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -1,12 +1,15 @@
 """A few steps of a transformer's programs, timed: what a generation takes on this machine."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from jaxloop.learners.transformer.sample import Batches
+from jaxloop.learners.transformer.score import Probe
+from jaxloop.learners.transformer.settings import TransformerConfig
 from jaxloop.learners.transformer.train import looks
 from jaxloop.loop.interfaces import Task
 
@@ -19,7 +22,13 @@ _TRAINING_SECONDS = 0.5
 class Trial:
     """The first tasks of a learner, and models that have taken a few steps."""
 
-    def __init__(self, learner: "TransformerLearner", tasks: list[Task], due: dict[str, float], growth: float):
+    def __init__(
+        self,
+        learner: "TransformerLearner",
+        tasks: Sequence[Task[TransformerConfig, Probe]],
+        due: dict[str, float],
+        growth: float,
+    ):
         """Compile everything, and run it once with nothing to do; see `TransformerLearner.estimate`."""
         self._learner, self._train = learner, learner.train_settings
         self._group = learner.put([learner.inputs(task.loop, task.generation, task.training) for task in tasks])
@@ -60,7 +69,7 @@ class Trial:
     def _sample(self, batches: int) -> float:
         """Seconds to sample so many batches in each place that samples."""
         first, count = self._group.batches
-        few = jax.device_put(np.minimum(count, batches), count.sharding)
+        few = jax.device_put(np.minimum(count, batches), self._group.active.sharding)
         group = self._group._replace(batches=Batches(first, few))
         begun = time.perf_counter()
         self._learner.sample_rows(self._state.best_parameters, group)

@@ -133,11 +133,12 @@ def _of_moments(config: GaussianConfig) -> dict[str, np.ndarray]:
         "model_variance": spread.variance_G,
         "sample_variance": (1 - 1 / rows) * temperature * spread.variance_G,
     }
-    if spread.squared_error_G is not None:
-        found["squared_mean_error"] = spread.squared_error_G
-    return found | (
-        _of_steps(rows, unbiased, temperature, spread) if cycle.name == "full_synthetic" and without_fresh else {}
-    )
+    if spread.squared_error_G is None:
+        return found
+    found["squared_mean_error"] = spread.squared_error_G
+    if cycle.name == "full_synthetic" and without_fresh:
+        found |= _of_steps(rows, unbiased, temperature, spread.variance_G, spread.squared_error_G)
+    return found
 
 
 _REMEMBERED: dict[str, Callable[[int, int], Spread]] = {
@@ -147,25 +148,27 @@ _REMEMBERED: dict[str, Callable[[int, int], Spread]] = {
 }
 
 
-def _of_steps(rows: int, unbiased: bool, temperature: float, spread: Spread) -> dict[str, np.ndarray]:
+def _of_steps(
+    rows: int, unbiased: bool, temperature: float, variance_G: np.ndarray, squared_error_G: np.ndarray
+) -> dict[str, np.ndarray]:
     """What follows where a generation trains on nothing but the rows of the one before: the variance is a product.
 
     The model as it writes has T s^2, and T^k with it. Of KL(source, model) the heavy tail of 1/s^2 decides: its mean
     grows where nearly all seeds stay far below it.
     """
-    step, fit_G = steps(rows, unbiased), np.arange(1, len(spread.variance_G) + 1)
+    step, fit_G = steps(rows, unbiased), np.arange(1, len(variance_G) + 1)
     deviation_G = step.deviation**fit_G * temperature ** ((fit_G - 1) / 2)
     log_G = fit_G * step.log + (fit_G - 1) * math.log(temperature)
     written_log_G, root = log_G + math.log(temperature), math.sqrt(temperature)
-    written_V_G, off_G = temperature * spread.variance_G, spread.squared_error_G
+    written_V_G = temperature * variance_G
     # Of each past error of the mean, in units of what the variance has shrunk to since.
     shrunk_G = (step.inverse / temperature) ** fit_G
     return {
         "diversity": steps(rows, False).deviation * root * deviation_G,
         "model_standard_deviation": deviation_G,
         "log_variance_ratio": log_G,
-        "squared_wasserstein_2": off_G + written_V_G + 1 - 2 * root * deviation_G,
-        "reverse_kl_nats": 0.5 * (written_V_G + off_G - 1 - written_log_G),
+        "squared_wasserstein_2": squared_error_G + written_V_G + 1 - 2 * root * deviation_G,
+        "reverse_kl_nats": 0.5 * (written_V_G + squared_error_G - 1 - written_log_G),
         "forward_kl_nats": 0.5 * (written_log_G + shrunk_G + np.cumsum(shrunk_G) / rows - 1),
     }
 

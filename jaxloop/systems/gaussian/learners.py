@@ -15,6 +15,7 @@ from jaxloop.config.schema import Loop
 from jaxloop.learners.reference.learner import Fit, ReferenceLearner, Resample
 from jaxloop.systems.gaussian import normal
 from jaxloop.systems.gaussian.normal import Normal
+from jaxloop.systems.gaussian.settings import GaussianConfig
 from jaxloop.systems.gaussian.source import draw, source_of
 
 
@@ -36,17 +37,17 @@ class Oracle:
         return normal.log_prob(points_N, *self._tempered(temperature))
 
 
-def _resample(loop: Loop, training_N: np.ndarray) -> Resample:
+def _resample(loop: Loop[GaussianConfig], training_N: np.ndarray) -> Resample:
     return Resample(training_N)
 
 
-def _oracle(loop: Loop, training_N: np.ndarray) -> Oracle:
+def _oracle(loop: Loop[GaussianConfig], training_N: np.ndarray) -> Oracle:
     return Oracle(source_of(loop.config))
 
 
-FITS: dict[str, Fit] = {"resample": _resample, "oracle": _oracle}
+FITS: dict[str, Fit[GaussianConfig]] = {"resample": _resample, "oracle": _oracle}
 
 
-def reference_learner() -> ReferenceLearner:
+def reference_learner() -> ReferenceLearner[GaussianConfig]:
     """What fits each of the reference learners."""
     return ReferenceLearner(FITS)

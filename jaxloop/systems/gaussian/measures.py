@@ -18,7 +18,7 @@ from jaxloop.systems.interfaces import Measured, Measures
 ALIVE_SHARE = 0.1  # of the true density: a row to which the model gives less is dead
 
 
-class Distances(Measures):
+class Distances(Measures[GaussianConfig]):
     """Moments of samples and model, and the model's distances to the source."""
 
     def __init__(self, config: GaussianConfig):
@@ -42,7 +42,7 @@ class Distances(Measures):
         """One for each tenth."""
         return Tenths.count
 
-    def measure(self, record: Record) -> Measured:
+    def measure(self, record: Record[GaussianConfig]) -> Measured:
         """Measure one generation of one loop."""
         config, training_N = record.loop.config, record.state.carry.training.points
         sample_mean, deviation = _moments(record.written.points)
@@ -80,7 +80,7 @@ class Distances(Measures):
         }
         return Measured(columns, self._tails(record.loop.seed, self._tenths.shares(written), written), {})
 
-    def _model(self, record: Record) -> Normal | None:
+    def _model(self, record: Record[GaussianConfig]) -> Normal | None:
         """The model, without the temperature; None where there is no density."""
         said, name = record.written.columns, record.loop.config.learner.name
         if name == "oracle":

@@ -9,7 +9,7 @@ Legend: L loops, M training rows at most, N rows written.
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxloop.learners.keys import device_key
+from jaxloop.learners.placement import Array
 from jaxloop.loop.interfaces import Seconds, Task, Written
 from jaxloop.loop.keys import Purpose
 from jaxloop.loop.memories import memory_of
@@ -29,12 +30,20 @@ DTYPE = np.dtype(np.float32)
 class Work(NamedTuple):
     """What the program is to do, for each loop."""
 
-    training_LxM: jax.Array  # float32, padded
-    training_rows_L: jax.Array  # int32, how many of them there are
-    lost_L: jax.Array  # int32, degrees of freedom that the variance is divided without: 1 if it is unbiased
-    widening_L: jax.Array  # float32, of the standard deviation by the temperature
-    seed_L: jax.Array  # int32
-    generation_L: jax.Array  # int32
+    training_LxM: Array  # float32, padded
+    training_rows_L: Array  # int32, how many of them there are
+    lost_L: Array  # int32, degrees of freedom that the variance is divided without: 1 if it is unbiased
+    widening_L: Array  # float32, of the standard deviation by the temperature
+    seed_L: Array  # int32
+    generation_L: Array  # int32
+
+
+class Started(NamedTuple):
+    """Work that is under way on the device."""
+
+    tasks: Sequence[Task[GaussianConfig, np.ndarray]]
+    found: tuple[jax.Array, jax.Array, jax.Array]  # see `_fit_and_write`
+    begun_seconds: float
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -80,7 +89,7 @@ class MomentsLearner:
         """The rows as they are."""
         return points
 
-    def start(self, tasks: list[Task]) -> tuple[list[Task], tuple, float]:
+    def start(self, tasks: Sequence[Task[GaussianConfig, np.ndarray]]) -> Started:
         """Send all tasks to the device."""
         begun = time.perf_counter()
         training_LxM = np.zeros((self.places, self._most_rows), DTYPE)
@@ -99,9 +108,9 @@ class MomentsLearner:
             seed_L=of_tasks(np.int32, [task.loop.seed for task in tasks]),
             generation_L=of_tasks(np.int32, [task.generation for task in tasks]),
         )
-        return tasks, _fit_and_write(tasks[0].count, np.int32(len(tasks)), work), begun
+        return Started(tasks, _fit_and_write(tasks[0].count, np.int32(len(tasks)), work), begun)
 
-    def finish(self, started: tuple, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
+    def finish(self, started: Started, watch: Callable[[float], None]) -> tuple[list[Written], Seconds]:
         """Fetch what was fitted and written, and ask for probabilities."""
         tasks, results, begun = started
         watch(0.0)

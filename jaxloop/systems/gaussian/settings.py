@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from jaxloop.config.imports import named
+from jaxloop.config.imports import Named
 from jaxloop.config.schema import (
     Config,
     CycleSettings,
@@ -22,11 +22,13 @@ _LEAST_DEVIATION = 1e-3
 class GaussianSettings(SystemSettings):
     """A normal distribution on the line (Shumailov et al. 2023)."""
 
-    name: Literal["gaussian"] = Field("gaussian", description="the system; it decides which other settings there are")
-    mean: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = Field(
-        0.0, description="mean of the source, in any unit"
+    name: Literal["gaussian"] = Field(
+        default="gaussian", description="the system; it decides which other settings there are"
     )
-    standard_deviation: Positive = Field(1.0, description="standard deviation of the source, in that unit")
+    mean: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] = Field(
+        default=0.0, description="mean of the source, in any unit"
+    )
+    standard_deviation: Positive = Field(default=1.0, description="standard deviation of the source, in that unit")
 
     @model_validator(mode="after")
     def _rows_have_the_digits(self):
@@ -41,18 +43,22 @@ class GaussianSettings(SystemSettings):
 class GaussianCycleSettings(CycleSettings):
     """Which rows train each generation."""
 
-    rows: int = Field(100, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation")
-    generations: int = Field(300, ge=1, le=10**5, description="how many models are fitted, the first to real rows")
+    rows: int = Field(
+        default=100, ge=10, le=10**7, description="n, real rows at the start and sampled rows a generation"
+    )
+    generations: int = Field(
+        default=300, ge=1, le=10**5, description="how many models are fitted, the first to real rows"
+    )
 
 
 class GaussianLearnerSettings(LearnerSettings):
     """Who is fitted to the rows of each generation and writes the next ones."""
 
-    name: named("moments", "resample", "oracle") = Field(
-        "moments", description="the normal distribution of the rows' moments, or a reference learner"
+    name: Annotated[str, Named("moments", "resample", "oracle")] = Field(
+        default="moments", description="the normal distribution of the rows' moments, or a reference learner"
     )
     estimator: Literal["ml", "unbiased"] = Field(
-        "ml", description="moments: the variance by maximum likelihood, or n/(n - 1) times that"
+        default="ml", description="moments: the variance by maximum likelihood, or n/(n - 1) times that"
     )
 
     @model_validator(mode="after")

@@ -100,6 +100,7 @@ def _masses(language: Language, size: int, combine: Callable[[np.ndarray, np.nda
       combine: distribution of the number of two independent operands from their distributions; of this size at least.
     """
     given = [np.zeros(size), np.zeros(size)]  # the distribution below a node, given its value
+    totals = (0.0, 0.0)
     for depth in reversed(range(language.max_depth + 1)):
         totals = language.value_probabilities(depth)
         here = [np.zeros(size), np.zeros(size)]

@@ -9,11 +9,12 @@ grammar decides, not Python: `True and False` without its parentheses is invalid
 Legend: N rows, T tokens a row.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import TypeVar
 
 from jaxloop.systems.logic.vocabulary import AND, CLOSE, EOS, FALSE, NOT, OPEN, OR, TRUE, VOCABULARY, encode
 
@@ -24,12 +25,15 @@ FAULTS = ("none", "syntax", "unfinished", "empty")
 NO_FAULT, SYNTAX, UNFINISHED, EMPTY = range(len(FAULTS))
 
 
-class Judgement(NamedTuple):
+SomeArray = TypeVar("SomeArray", bound=jax.Array | np.ndarray, default=np.ndarray)
+
+
+class Judgement(NamedTuple, Generic[SomeArray]):
     """What the judge found in each row."""
 
-    verdict_N: jax.Array  # int8, an index into VERDICTS
-    fault_N: jax.Array  # int8, an index into FAULTS; NO_FAULT exactly where the verdict is not INVALID
-    depth_N: jax.Array  # int32, parentheses that were open at once: the depth of the expression's tree
+    verdict_N: SomeArray  # int8, an index into VERDICTS
+    fault_N: SomeArray  # int8, an index into FAULTS; NO_FAULT exactly where the verdict is not INVALID
+    depth_N: SomeArray  # int32, parentheses that were open at once: the depth of the expression's tree
 
 
 # What an open parenthesis has seen so far. Where the left operand decides (`False and`, `True or`), the
@@ -110,7 +114,7 @@ def _judge_row(row_T: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return verdict.astype(jnp.int8), fault.astype(jnp.int8), depth
 
 
-def judge(tokens_NxT: jax.Array) -> Judgement:
+def judge(tokens_NxT: jax.Array) -> Judgement[jax.Array]:
     """Judge every row; traceable, and `judge_jitted` is the same compiled.
 
     A row is *empty* if it begins with `<eos>`, *unfinished* if every token was allowed but the expression, or

@@ -71,10 +71,14 @@ def node_depths(tokens_NxT: np.ndarray) -> np.ndarray:
     return open_NxT - ((tokens_NxT == NOT) | (tokens_NxT == AND) | (tokens_NxT == OR))
 
 
-@functools.cache
 def language_of(settings: LanguageSettings) -> "Language":
     """The language of these settings, made once: what has been worked out of it need not be again."""
-    return Language(settings.min_depth, settings.max_depth, settings.only_true)
+    return _language(settings.min_depth, settings.max_depth, settings.only_true)
+
+
+@functools.cache
+def _language(min_depth: int, max_depth: int, only_true: bool) -> "Language":
+    return Language(min_depth, max_depth, only_true)
 
 
 class Language:
@@ -183,7 +187,7 @@ class Language:
     @cached_property
     def entropy_nats(self) -> float:
         """Exact entropy of the (conditioned) source in nats: no model can need fewer nats per expression."""
-        given = (0.0, 0.0)  # entropy of the expressions below a node, given its value
+        given = total = (0.0, 0.0)  # entropy of the expressions below a node, given its value
         for depth in reversed(range(self.max_depth + 1)):
             total = self.value_probabilities(depth)
             given = tuple(

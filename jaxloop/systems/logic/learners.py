@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from jaxloop.config.schema import Config, Loop
+from jaxloop.config.schema import Loop
 from jaxloop.learners.reference.autoregressive import Autoregressive
 from jaxloop.learners.reference.learner import Fit, ReferenceLearner, Resample
 from jaxloop.learners.reference.ngram import NGram
@@ -23,6 +23,7 @@ from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.systems.logic.grammar import fit_grammar, tempered
 from jaxloop.systems.logic.language import Language, language_of
 from jaxloop.systems.logic.oracle import Oracle
+from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.source import typical_rows
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 
@@ -42,32 +43,32 @@ class Grammar:
         return tempered(self._fitted, temperature).log_prob(tokens_NxT)
 
 
-def _resample(loop: Loop, training_NxT: np.ndarray) -> Resample:
+def _resample(loop: Loop[LogicConfig], training_NxT: np.ndarray) -> Resample:
     return Resample(training_NxT)
 
 
-def _grammar(loop: Loop, training_NxT: np.ndarray) -> Grammar:
+def _grammar(loop: Loop[LogicConfig], training_NxT: np.ndarray) -> Grammar:
     return Grammar(language_of(loop.config.language), training_NxT)
 
 
-def _ngram(loop: Loop, training_NxT: np.ndarray) -> Autoregressive:
+def _ngram(loop: Loop[LogicConfig], training_NxT: np.ndarray) -> Autoregressive:
     return Autoregressive(NGram(training_NxT, loop.config.learner.order, VOCABULARY), training_NxT.shape[1])
 
 
-def _oracle(loop: Loop, training_NxT: np.ndarray) -> Autoregressive:
+def _oracle(loop: Loop[LogicConfig], training_NxT: np.ndarray) -> Autoregressive:
     return Autoregressive(Oracle(language_of(loop.config.language)), training_NxT.shape[1])
 
 
 _NOT_TRAINED = {"validation_nats": math.nan, "training_nats_per_token": math.nan, "training_steps": 0}
 
-FITS: dict[str, Fit] = {"resample": _resample, "grammar": _grammar, "ngram": _ngram, "oracle": _oracle}
+FITS: dict[str, Fit[LogicConfig]] = {"resample": _resample, "grammar": _grammar, "ngram": _ngram, "oracle": _oracle}
 
 
-def reference_learner() -> ReferenceLearner:
+def reference_learner() -> ReferenceLearner[LogicConfig]:
     """What fits each of the reference learners."""
     return ReferenceLearner(FITS, _NOT_TRAINED)
 
 
-def transformer_learner(config: Config, loop_count: int) -> TransformerLearner:
+def transformer_learner(config: LogicConfig, loop_count: int) -> TransformerLearner:
     """The transformer for so many loops that are alike in all but their knobs and seeds."""
     return TransformerLearner(config, loop_count, rows_to_write(config), VOCABULARY, typical_rows(config))

@@ -37,7 +37,8 @@ _BLOCK_PAIRS = 4_000_000
 def verdicts(tokens_NxT: np.ndarray) -> Judgement:
     """What the judge says of each row, as arrays on the host; does not wait for loops that are being computed."""
     with jax.default_device(measuring_device()):
-        return Judgement(*map(np.asarray, judge_jitted(tokens_NxT)))
+        verdict_N, fault_N, depth_N = map(np.asarray, judge_jitted(tokens_NxT))
+    return Judgement(verdict_N, fault_N, depth_N)
 
 
 def pairwise_diversity(sequences: list[str], counts: list[int] | np.ndarray) -> float:

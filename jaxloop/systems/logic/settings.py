@@ -1,12 +1,12 @@
 """The settings of the logic language as a system, and of its learners."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from jaxloop.config.imports import is_own, named
-from jaxloop.config.schema import Config, CycleSettings, LearnerSettings, MeasureSettings, Section, SystemSettings
-from jaxloop.learners.transformer.settings import ModelSettings, TrainSettings, TransformerSampleSettings
+from jaxloop.config.imports import Named, is_own
+from jaxloop.config.schema import CycleSettings, LearnerSettings, MeasureSettings, Section, SystemSettings
+from jaxloop.learners.transformer.settings import ModelSettings, TransformerConfig
 
 
 def longest_expression_tokens(max_depth: int) -> int:
@@ -17,15 +17,15 @@ def longest_expression_tokens(max_depth: int) -> int:
 class LogicSettings(SystemSettings):
     """Expressions of logic, from a grammar that is known."""
 
-    name: Literal["logic"] = Field("logic", description="the system; it decides which other settings there are")
+    name: Literal["logic"] = Field(default="logic", description="the system; it decides which other settings there are")
 
 
 class LanguageSettings(Section):
     """The source of real expressions."""
 
-    min_depth: int = Field(1, ge=0, le=8, description="no leaf stands above this depth of the tree")
-    max_depth: int = Field(5, ge=1, le=8, description="no operator stands at this depth or below")
-    only_true: bool = Field(True, description="keep only expressions that evaluate to True")
+    min_depth: int = Field(default=1, ge=0, le=8, description="no leaf stands above this depth of the tree")
+    max_depth: int = Field(default=5, ge=1, le=8, description="no operator stands at this depth or below")
+    only_true: bool = Field(default=True, description="keep only expressions that evaluate to True")
 
     @model_validator(mode="after")
     def _depths_in_order(self):
@@ -38,7 +38,7 @@ class LogicCycleSettings(CycleSettings):
     """Which rows train each generation."""
 
     first_mass_share: float = Field(
-        1.0,
+        default=1.0,
         ge=0.01,
         le=1,
         allow_inf_nan=False,
@@ -50,37 +50,43 @@ class LogicCycleSettings(CycleSettings):
 class LogicLearnerSettings(LearnerSettings):
     """Who is fitted to the rows of each generation and writes the next ones."""
 
-    name: named("transformer", "resample", "grammar", "ngram", "oracle") = Field(
-        "transformer", description="the transformer, or a reference learner whose losses are known"
+    name: Annotated[str, Named("transformer", "resample", "grammar", "ngram", "oracle")] = Field(
+        default="transformer", description="the transformer, or a reference learner whose losses are known"
     )
-    order: int = Field(5, ge=1, le=20, description="ngram: tokens of the longest gram")
+    order: int = Field(default=5, ge=1, le=20, description="ngram: tokens of the longest gram")
 
 
 class LogicMeasureSettings(MeasureSettings):
     """What is measured beside the samples themselves."""
 
-    held_out_rows: int = Field(1000, ge=10, le=10**7, description="real rows that no model trains on")
+    held_out_rows: int = Field(default=1000, ge=10, le=10**7, description="real rows that no model trains on")
     alive_share: float = Field(
-        0.1,
+        default=0.1,
         gt=0,
         le=1,
         description="an expression is alive while its probability is at least this part of the true one",
     )
     structure_every_generations: int = Field(
-        1, ge=0, le=10**5, description="canonical forms, shapes, distinct n-grams: every so many generations; 0: never"
+        default=1,
+        ge=0,
+        le=10**5,
+        description="canonical forms, shapes, distinct n-grams: every so many generations; 0: never",
     )
     distances_every_generations: int = Field(
-        1,
+        default=1,
         ge=0,
         le=10**5,
         description="distances to the source, survival of its tails: every so many generations; 0: never",
     )
     enumerate_every_generations: int = Field(
-        0, ge=0, le=10**5, description="the same by sums over the whole language: every so many generations; 0: never"
+        default=0,
+        ge=0,
+        le=10**5,
+        description="the same by sums over the whole language: every so many generations; 0: never",
     )
 
 
-class LogicConfig(Config):
+class LogicConfig(TransformerConfig):
     """One run on the logic language."""
 
     system_class: ClassVar[str] = "jaxloop.systems.logic.system:Logic"
@@ -88,11 +94,8 @@ class LogicConfig(Config):
     system: LogicSettings = LogicSettings()
     cycle: LogicCycleSettings = LogicCycleSettings()
     learner: LogicLearnerSettings = LogicLearnerSettings()
-    sample: TransformerSampleSettings = TransformerSampleSettings()
     measure: LogicMeasureSettings = LogicMeasureSettings()
     language: LanguageSettings = LanguageSettings()
-    model: ModelSettings = ModelSettings()
-    train: TrainSettings = TrainSettings()
 
     def without_effect(self) -> dict[str, str]:
         """What a learner that is not trained, or has no such choices, does not read."""

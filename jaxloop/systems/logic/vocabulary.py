@@ -5,7 +5,7 @@ Expressions as models see them are rows of ids, as `jaxloop.learners.vocabulary`
 Legend: N rows, T tokens a row (the context).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def decode(row_T: Iterable[int]) -> str:
     return " ".join(words)
 
 
-def rows_from_ids(ids: Iterable[Iterable[int]], width: int) -> np.ndarray:
+def rows_from_ids(ids: Iterable[Sequence[int]], width: int) -> np.ndarray:
     """Rows (N, width) uint8 from lists of token ids, each shorter than or as long as the width."""
     ids = list(ids)
     tokens_NxT = np.full((len(ids), width), EOS, np.uint8)

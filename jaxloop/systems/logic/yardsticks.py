@@ -6,13 +6,14 @@ meaning.
 Legend: N sampled rows, H held-out rows, F rows of the first real data set, W rows of the whole language, T tokens.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxloop.config.schema import Config, Loop
+from jaxloop.config.schema import Loop
 from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.loop.rows import unique_rows
 from jaxloop.measures.distances import (
@@ -29,6 +30,7 @@ from jaxloop.systems.interfaces import Measured, Measures
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.judge import INVALID, TRUE_VERDICT, Judgement
 from jaxloop.systems.logic.language import language_of
+from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.tails import Tails, alive_shares, describe_rows, estimated_shares, exact_shares
 
@@ -60,10 +62,10 @@ def is_due(every_generations: int, generation: int) -> bool:
     return every_generations > 0 and generation % every_generations == 0
 
 
-class Yardsticks(Measures):
+class Yardsticks(Measures[LogicConfig]):
     """The measures of loops with the same language, real rows and settings of measuring."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: LogicConfig):
         """Prepare what all generations share.
 
         Raises:
@@ -74,9 +76,11 @@ class Yardsticks(Measures):
         self._tails = Tails(self._language)
         self.source_entropy_nats = self._language.entropy_nats
         self._real: dict[int, RealRows] = {}
-        self._whole = self._whole_language() if config.measure.enumerate_every_generations else None
+        if config.measure.enumerate_every_generations:
+            _ = self._whole  # So that one that is too large is refused at once.
 
-    def _whole_language(self) -> WholeLanguage:
+    @functools.cached_property
+    def _whole(self) -> WholeLanguage:
         tokens_WxT = self._language.enumerate(self._config.model.context_tokens)
         judgement = measures.verdicts(tokens_WxT)
         log_prob_W = self._language.log_prob(tokens_WxT, judgement.verdict_N)
@@ -100,22 +104,23 @@ class Yardsticks(Measures):
             )
         return self._real[seed]
 
-    def probes(self, learner: Learner) -> Callable[[Loop, int], dict[str, object]]:
+    def probes(self, learner: Learner[Any]) -> Callable[[Loop, int], dict[str, Any]]:
         """Build the function that says what a learner is asked for, for a loop and a generation."""
-        made = {}
 
-        def probe(name: str, seed: int | None) -> object:
-            if (name, seed) not in made:
-                rows = self._whole.tokens_WxT if name == WHOLE else self.real_rows(seed).tokens_NxT
-                made[name, seed] = learner.probe(rows)
-            return made[name, seed]
+        @functools.cache
+        def real(seed: int) -> Any:
+            return learner.probe(self.real_rows(seed).tokens_NxT)
 
-        def probes(loop: Loop, generation: int) -> dict[str, object]:
+        @functools.cache
+        def whole() -> Any:
+            return learner.probe(self._whole.tokens_WxT)
+
+        def probes(loop: Loop, generation: int) -> dict[str, Any]:
             asked = {}
             if is_due(self._settings.distances_every_generations, generation):
-                asked[REAL] = probe(REAL, loop.seed)
+                asked[REAL] = real(loop.seed)
             if is_due(self._settings.enumerate_every_generations, generation):
-                asked[WHOLE] = probe(WHOLE, None)
+                asked[WHOLE] = whole()
             return asked
 
         return probes
@@ -129,7 +134,7 @@ class Yardsticks(Measures):
         """Draw the real rows of a seed."""
         self.real_rows(seed)
 
-    def measure(self, record: Record) -> Measured:
+    def measure(self, record: Record[LogicConfig]) -> Measured:
         """Measure one generation of one loop."""
         tokens_NxT = record.written.points
         judgement = measures.verdicts(tokens_NxT)
@@ -145,7 +150,7 @@ class Yardsticks(Measures):
         of_samples = {"verdict": judgement.verdict_N, "fault": judgement.fault_N, "depth": judgement.depth_N}
         return Measured(columns, tails, of_samples)
 
-    def _distances(self, record: Record, judgement: Judgement) -> tuple[dict[str, float], list[dict]]:
+    def _distances(self, record: Record[LogicConfig], judgement: Judgement) -> tuple[dict[str, float], list[dict]]:
         """What is measured against the source: columns of metrics.csv, and the rows of tails.csv."""
         written, tokens_NxT = record.written, record.written.points
         log_prob_N = self._language.log_prob(tokens_NxT, judgement.verdict_N)
@@ -166,7 +171,7 @@ class Yardsticks(Measures):
             alive_F = is_alive(real.first_log_prob_F, first_nats_F, self._settings.alive_share)
         columns |= self._distance_columns(real, real_nats, alive_F, log_prob_N, written.log_prob_N)
         columns |= self._exact_columns(whole_nats)
-        if real_nats is None:
+        if alive_F is None:
             return columns, []
         if whole_nats is None:
             inside = describe_rows(tokens_NxT[inside_N], log_prob_N[inside_N], judgement.depth_N[inside_N])
