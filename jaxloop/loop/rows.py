@@ -27,6 +27,13 @@ class Rows(NamedTuple):
         return Rows(*(field[index_N] for field in self))
 
 
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The same array, which nobody who is handed it can change."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def mark(points: np.ndarray, kind: int, generation: int) -> Rows:
     """Rows of one provenance."""
     count = len(points)

@@ -15,17 +15,47 @@ from jaxloop.errors import RunError
 from jaxloop.loop import curation, memories
 from jaxloop.loop.interfaces import Learner, Record, Seconds, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
+from jaxloop.loop.rows import Rows, read_only
 
 
 def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carry:
     """The rows that train a loop's next generation: real ones first, then what the cycle says."""
     settings = loop.config.cycle
     if state is None:
-        return memories.first(settings, source.first_rows(loop.config, loop.seed))
-    generation = state.generation + 1
-    draw_fresh = functools.partial(source.fresh_rows, loop.config, loop.seed, generation)
-    chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
-    return memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
+        real = source.first_rows(loop.config, loop.seed)
+        require_real(loop, "first_rows", real, settings.rows)
+        carry = memories.first(settings, real)
+    else:
+        generation, like = state.generation + 1, state.carry.training.points
+
+        def draw_fresh(count: int) -> np.ndarray:
+            fresh = source.fresh_rows(loop.config, loop.seed, generation, count)
+            require_real(loop, "fresh_rows", fresh, count, like)
+            return fresh
+
+        chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
+        carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
+    return memories.Carry(*(Rows(*map(read_only, rows)) for rows in carry))
+
+
+def require_real(loop: Loop, method: str, rows: Any, count: int, like: np.ndarray | None = None) -> None:
+    """Refuse what a source gives that are not as many rows as were asked for, or others than those before.
+
+    Raises:
+      RunError: they are not.
+    """
+    are_rows = isinstance(rows, np.ndarray) and rows.shape[:1] == (count,)
+    if are_rows and (like is None or (rows.dtype, rows.shape[1:]) == (like.dtype, like.shape[1:])):
+        return
+    rows_like = "" if like is None else f" like the first ones, {like.dtype} of shape {like.shape[1:]} each"
+    raise RunError(
+        f"system.name = {loop.config.system.name!r}: {method} must give an array of {count} rows{rows_like}, and gave "
+        f"{_in_words(rows)}; what was measured before is kept"
+    )
+
+
+def _in_words(rows: Any) -> str:
+    return f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
 
 
 def rows_to_write(config: Config) -> int:
@@ -49,10 +79,9 @@ def require_rows(task: Task, written: Written) -> None:
     points, training, log_prob_N = written.points, task.training, written.log_prob_N
     expected = (task.count, *training.shape[1:]), training.dtype
     if not isinstance(points, np.ndarray) or (points.shape, points.dtype) != expected:
-        what = f"{points.dtype} of shape {points.shape}" if isinstance(points, np.ndarray) else type(points).__name__
         raise RunError(
             f"learner.name = {task.loop.config.learner.name!r}: must write {expected[1]} of shape {expected[0]}, and "
-            f"wrote {what}; what was measured before is kept"
+            f"wrote {_in_words(points)}; what was measured before is kept"
         )
     if log_prob_N is not None and np.shape(log_prob_N) != (task.count,):
         raise RunError(
@@ -133,6 +162,7 @@ def run_loops(
                     diverged[task.loop.index] = task.loop, task.generation
                     continue
                 require_rows(task, written)
+                written = written._replace(points=read_only(written.points))
                 states[task.loop.index] = State(task.generation, carry, curated(task, written))
                 unkept.append(Record(task.loop, states[task.loop.index], written, seconds))
         keep_finished()

@@ -1,12 +1,14 @@
 """The loop itself, with a learner that only counts: who is computed beside whom, and in which order."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from tiny import tiny_config
 
 from jaxloop.config.schema import loops
+from jaxloop.errors import RunError
 from jaxloop.loop.interfaces import Seconds, Written
 from jaxloop.loop.run_loops import run_loops
 
@@ -121,3 +123,50 @@ def test_what_is_finished_is_kept_when_the_device_gives_up(where):
     assert [(record.loop.index, record.state.generation) for record in kept] == [
         (loop, generation) for generation in range(4) for loop in range(2)
     ]
+
+
+class Sorting(Counting):
+    """Sorts its training rows where they lie, as a learner may that thinks they are its own."""
+
+    def finish(self, started, watch):
+        started[0].training.sort(axis=0)
+
+
+def test_nobody_changes_rows_where_they_lie():
+    """Catches a learner, a curator or a measure whose work on an array changes what trains the next generation."""
+    with pytest.raises(ValueError, match="read-only"):
+        computed(Sorting(1), 1)
+    config, kept = tiny_config("cycle.generations=3", "seeds=[0]", "grid={}"), []
+    run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
+    for record in kept:
+        arrays = [
+            record.written.points,
+            record.state.sampled,
+            *record.state.carry.training,
+            *record.state.carry.archive,
+        ]
+        assert not any(array.flags.writeable for array in arrays)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        (
+            "first_rows",
+            np.zeros((59, 16), np.uint8),
+            "first_rows must give an array of 60 rows, and gave uint8 of shape",
+        ),
+        ("first_rows", [[0] * 16] * 60, "first_rows must give an array of 60 rows, and gave list"),
+        ("fresh_rows", np.zeros((31, 16), np.uint8), "fresh_rows must give an array of 30 rows like the first ones"),
+        ("fresh_rows", np.zeros((30, 16), np.int64), "gave int64 of shape (30, 16)"),
+        ("fresh_rows", np.zeros((30, 15), np.uint8), "gave uint8 of shape (30, 15)"),
+    ],
+)
+def test_real_rows_that_are_not_what_was_asked_for_are_refused(method, given, said, monkeypatch):
+    """Catches a source whose rows are too few, or of another dtype: joined to the others they would change them all."""
+    monkeypatch.setattr(Real, method, lambda *_: given)
+    config = tiny_config("cycle.generations=2", "seeds=[0]", "cycle.fresh_share=0.5", "grid={}")
+    kept = []
+    with pytest.raises(RunError, match=re.escape(said)):
+        run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
+    assert len(kept) == (method == "fresh_rows")
