@@ -199,12 +199,15 @@ class RunFolder:
             samples = [*before.samples, *(save_samples(self.path, loop, one) for one in waiting)]
             if len(waiting) > 1:
                 announce(self.path, loop, last)
+            # The newest generations are sealed one by one, those before with the first of these.
+            alone = max(len(waiting) - CHECKPOINTS_KEPT + 1, 1)
+            groups = [waiting[:alone], *([one] for one in waiting[alone:])]
             tables = {
-                name: extend_table(self.path, loop, before, name, [one.tables.get(name, []) for one in waiting])
+                name: extend_table(self.path, loop, before, name, [_rows(group, name) for group in groups])
                 for name in layout.TABLES
             }
-            for place in range(max(len(waiting) - CHECKPOINTS_KEPT, 0), len(waiting)):
-                state = waiting[place].record.state
+            for place, group in enumerate(groups):
+                state = group[-1].record.state
                 seal = Seal(
                     settings=before.settings,
                     tables={name: of_table[place] for name, of_table in tables.items()},
@@ -258,6 +261,11 @@ class RunFolder:
         """
         if not self._process:
             self._session.write(self.path / layout.MANIFEST, figures)
+
+
+def _rows(group: list[Unwritten], name: str) -> list[dict]:
+    """The rows of a table that generations have, in order."""
+    return [row for one in group for row in one.tables.get(name, [])]
 
 
 def _nothing_of(loop: Loop) -> Seal:

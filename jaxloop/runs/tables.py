@@ -10,11 +10,11 @@ from jaxloop.files import Digest, write_whole
 from jaxloop.runs.stored import Seal, StoredRun, parse_table, sealed_table
 
 
-def extend_table(run: Path, loop: Loop, seal: Seal, name: str, generations: list[list[dict]]) -> list[list]:
-    """Write the rows of several generations after those of a loop's table that are sealed.
+def extend_table(run: Path, loop: Loop, seal: Seal, name: str, groups: list[list[dict]]) -> list[list]:
+    """Write groups of rows after those of a loop's table that are sealed.
 
     Returns:
-      Its length and digest after each of the generations.
+      Its length and digest after each of the groups.
 
     Raises:
       DamageError: the rows before are not what was sealed.
@@ -22,14 +22,14 @@ def extend_table(run: Path, loop: Loop, seal: Seal, name: str, generations: list
     content, ends = sealed_table(run, loop, seal, name), []
     columns = next(csv.reader([content.partition(b"\n")[0].decode()])) if content else []
     parts, length, so_far = [content], len(content), Digest(content)
-    for rows in generations:
+    for rows in groups:
         if rows:
             begins, columns = not columns, columns or list(rows[0])
             parts.append(_as_csv(rows, columns, header=begins))
             length += len(parts[-1])
             so_far.add(parts[-1])
         ends.append([length, so_far.text])
-    if any(generations):
+    if any(groups):
         layout.make_loop_folder(run, "tables", loop.index)
         write_whole(layout.table_path(run, loop.index, name), b"".join(parts))
     return ends
