@@ -174,7 +174,7 @@ class Run:
         return Picture(draw_one(name, *tables, config.axes, config.learner.name, found.columns, run, found.expected))
 
     def __repr__(self) -> str:
-        finished = sum(self._stored.newest(loop) + 1 for loop in self._stored.begun())
+        finished = sum(map(self._stored.finished, self._stored.loops))
         asked = sum(loop.config.cycle.generations for loop in self._stored.loops)
         return f"Run({str(self.path)!r}): {finished:,} of {asked:,} generations of {len(self._stored.loops):,} loops"
 

@@ -11,10 +11,12 @@ import math
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxloop.errors import DamageError, InputError
 
@@ -156,7 +158,7 @@ def unseal_json(content: bytes, path: Path) -> dict[str, Any]:
         sealed = values.pop(_SEAL_KEY)
         whole = sealed == digest(_as_json(values)) and content == seal_json(values)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        whole = False
+        raise DamageError(f"{path}: is damaged") from None
     if not whole:
         raise DamageError(f"{path}: is damaged")
     return values
@@ -170,8 +172,16 @@ class AtMost(int):
     """A number of rows that is not known, but for the most that it can be."""
 
 
+def arrays_as_file(arrays: Mapping[str, np.ndarray], compressed: bool = False) -> bytes:
+    """The content of an .npz file with these arrays."""
+    content, save = io.BytesIO(), np.savez_compressed if compressed else np.savez
+    # For all that pyright knows, one of the names might be that of an option.
+    save(content, **{name: np.asarray(array, order="C") for name, array in arrays.items()})  # pyright: ignore[reportArgumentType]
+    return content.getvalue()
+
+
 def read_arrays(
-    content: bytes, path: Path, expected: dict[str, tuple[np.dtype, tuple[int, ...]]]
+    content: bytes, path: Path, expected: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]
 ) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, whose names, dtypes and shapes are known.
 

@@ -47,7 +47,7 @@ def as_frame(rows: list[dict[str, str]] | pd.DataFrame, table: str) -> pd.DataFr
         try:
             return pd.to_numeric(column)
         except (TypeError, ValueError):
-            if "." in column.name:
+            if "." in str(column.name):
                 return column
             raise
 

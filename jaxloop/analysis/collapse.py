@@ -89,7 +89,7 @@ def _late_slope(generation_G: np.ndarray, loss_G: np.ndarray) -> float:
     if len(loss_G) < 4 or not np.all(np.isfinite(loss_G)):
         return math.nan
     generation_G = generation_G - np.mean(generation_G)
-    slope = generation_G @ loss_G / (generation_G @ generation_G)
+    slope = float(generation_G @ loss_G / (generation_G @ generation_G))
     residual_G = loss_G - loss_G.mean() - slope * generation_G
     # What rises by less than rounding does not rise, and its error means nothing.
     error = max(math.sqrt(residual_G @ residual_G / (len(loss_G) - 2) / (generation_G @ generation_G)), _ROUNDING_NATS)
@@ -241,7 +241,7 @@ def _ends_known(number: pd.Series, borders: np.ndarray) -> tuple[list[float], li
 
 def _first_generations(number: pd.Series, met: pd.Series, borders: np.ndarray) -> list[Met]:
     """When each group met a criterion first."""
-    generation_N = number.index.get_level_values("generation")
+    generation_N = number.index.get_level_values("generation").to_numpy()
     known_N, met_N = np.flatnonzero(number.notna()), np.flatnonzero(met)
     places = np.searchsorted(known_N, borders), np.searchsorted(met_N, borders)
     found = []

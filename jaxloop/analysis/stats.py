@@ -31,7 +31,7 @@ class Band(NamedTuple):
     high_G: np.ndarray
 
 
-def _standardised(shift: np.ndarray, variance: np.ndarray) -> np.ndarray:
+def _standardised(shift: np.ndarray | float, variance: np.ndarray | float) -> np.ndarray:
     """Shifts over their standard errors; plus or minus infinity where there is no spread, 0 where nothing moved."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(shift / np.sqrt(variance), nan=0, posinf=np.inf, neginf=-np.inf)
@@ -83,6 +83,7 @@ def bootstrap_band(
         return Band(mean_G, np.full_like(mean_G, np.nan), np.full_like(mean_G, np.nan))
 
     resampling = seeds_of.min() >= _SEEDS_TO_RESAMPLE
+    count_BxS, share_B = [], np.empty(0)
     if resampling and len(seeds_of) == 1 and seeds <= _SEEDS_TO_ENUMERATE:
         all_BxS, share_B = _all_resamples(seeds)
         count_BxS = [all_BxS]
@@ -122,7 +123,7 @@ def _all_resamples(seeds: int) -> tuple[np.ndarray, np.ndarray]:
     """Every resample as how often it has each seed, (B, S), and its probability, (B,)."""
     chosen = itertools.combinations_with_replacement(range(seeds), seeds)
     count_BxS = np.array([np.bincount(one, minlength=seeds) for one in chosen])
-    return count_BxS, stats.multinomial.pmf(count_BxS, seeds, np.full(seeds, 1 / seeds))
+    return count_BxS, np.asarray(stats.multinomial.pmf(count_BxS, seeds, np.full(seeds, 1 / seeds)))
 
 
 def _quantile(values_BxG: np.ndarray, share_B: np.ndarray, tail: float) -> np.ndarray:
@@ -346,10 +347,12 @@ def floor_or_decline(generation_G: np.ndarray, values_SxG: np.ndarray) -> FloorO
 
     def best(floor: bool) -> tuple[float, np.ndarray]:
         def cost(place) -> float:
-            return fit(*place, floor)[0]
+            log_rate, correlation = place
+            return fit(log_rate, correlation, floor)[0]
 
         found = optimize.minimize(cost, min(starts, key=cost), method="L-BFGS-B", bounds=(rates, correlations))
-        deviance, parameters = fit(*found.x, floor)
+        log_rate, correlation = found.x
+        deviance, parameters = fit(log_rate, correlation, floor)
         k = _PARAMETERS + floor
         return deviance + 2 * k + 2 * k * (k + 1) / (n - k - 1), parameters
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxloop.bench.nanogpt import Peer
 from jaxloop.bench.speed import Bench, describe_machine, spread
-from jaxloop.config.schema import Config, loops
+from jaxloop.config.schema import Loop
 from jaxloop.loop.interfaces import Task
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import row_count
@@ -17,6 +17,7 @@ from jaxloop.runs.environment import prepare
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
+from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 
@@ -26,7 +27,7 @@ _SAMPLED = 1000
 _GENERATION_ROWS = 10_000
 
 
-def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str], None]) -> dict:
+def against_nanogpt(config: LogicConfig, path: Path, repeats: int, say: Callable[[str], None]) -> dict:
     """Measure both programs by turns.
 
     Args:
@@ -47,7 +48,7 @@ def against_nanogpt(config: Config, path: Path, repeats: int, say: Callable[[str
     return results
 
 
-def _speed(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
+def _speed(config: LogicConfig, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
     """Training and sampling, a round each by turns."""
     config = config.model_copy(update={"cycle": config.cycle.model_copy(update={"rows": _SAMPLED})})
     full = len(jax.local_devices())
@@ -89,7 +90,7 @@ def _ratios(rates: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
+def _generations(config: LogicConfig, peer: Peer, repeats: int, say: Callable[[str], None]) -> dict:
     """A generation from its rows to its measures, a seed a round: seconds of both, and held-out nats."""
     full = len(jax.local_devices())
     cycle = config.cycle.model_copy(update={"rows": _GENERATION_ROWS, "generations": 1})
@@ -97,7 +98,10 @@ def _generations(config: Config, peer: Peer, repeats: int, say: Callable[[str], 
     seeds = list(range(repeats - 1 + full))
     config = config.model_copy(update={"cycle": cycle, "train": train, "seeds": seeds, "grid": {}})
     width = config.model.context_tokens
-    all_loops, learners = loops(config), {count: transformer_learner(config, count) for count in (1, full)}
+    all_loops, learners = (
+        [Loop(seed, seed, {}, config) for seed in seeds],
+        {count: transformer_learner(config, count) for count in (1, full)},
+    )
     drawn = [(first_rows(config, seed), held_out_rows(config, seed)) for seed in seeds]
     held_out = [learners[1].probe(held_out_HxT) for _, held_out_HxT in drawn]
     say("a generation from end to end: compiling")

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxloop.config.schema import Config
 from jaxloop.errors import InputError, RunError
+from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.vocabulary import EOS, VOCABULARY
 
 
 class Peer:
     """nanoGPT in a process of its own."""
 
-    def __init__(self, path: Path, config: Config, threads: int):
+    def __init__(self, path: Path, config: LogicConfig, threads: int):
         if not (path / "model.py").is_file():
             raise InputError(f"--nanogpt {path}: no model.py there; give a checkout of nanoGPT")
         if importlib.util.find_spec("torch") is None:
@@ -51,10 +51,12 @@ class Peer:
         self._process.communicate()
 
     def _ask(self, what: str, **arguments):
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin and stdout, "both are pipes"
         try:
-            self._process.stdin.write(json.dumps({"what": what, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            stdin.write(json.dumps({"what": what, **arguments}) + "\n")
+            stdin.flush()
+            line = stdout.readline()
         except OSError:
             line = ""
         if not line:
@@ -88,10 +90,11 @@ class _Server:
     """The other side: runs in a process with PyTorch."""
 
     def __init__(self, path: str):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         self.torch = torch
         specification = importlib.util.spec_from_file_location("nanogpt_model", Path(path) / "model.py")
+        assert specification and specification.loader, "the file is there"
         self.module = importlib.util.module_from_spec(specification)
         sys.modules["nanogpt_model"] = self.module
         specification.loader.exec_module(self.module)
@@ -139,6 +142,7 @@ class _Server:
     def train(self, steps: int) -> dict:
         torch, width = self.torch, self.given["context_tokens"]
         self.model.train()
+        loss = torch.zeros(())
         begun = time.perf_counter()
         for _ in range(steps):
             for group in self.optimiser.param_groups:

@@ -39,10 +39,10 @@ class _Clock:
     """A display that only looks at the clock."""
 
     def begin(self, loops, states, metrics, columns) -> None:
-        self.first_ended = None
+        self.first_ended = 0.0
 
     def watch(self, loops, generation, trained_share) -> None:
-        if generation == 1 and self.first_ended is None:
+        if generation == 1 and not self.first_ended:
             self.first_ended = time.perf_counter()
 
     def finished(self, loop, generation, columns) -> None:

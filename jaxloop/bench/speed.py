@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.config.schema import Loop
 from jaxloop.learners.placement import peak_memory_bytes
 from jaxloop.learners.transformer.costs import operations_per_position
 from jaxloop.learners.transformer.sample import Work
@@ -23,6 +23,7 @@ from jaxloop.runs.resources import core_count
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.learners import transformer_learner
+from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.source import first_rows, held_out_rows
 from jaxloop.systems.logic.vocabulary import VOCABULARY
 from jaxloop.systems.logic.yardsticks import REAL, Yardsticks
@@ -56,7 +57,7 @@ def ceiling_flops(repeats: int) -> dict[str, float]:
 class Bench:
     """A config's learner with data in its hands: one loop, or as many as fill the machine."""
 
-    def __init__(self, config: Config, loop_count: int, round_steps: int, rounds: int):
+    def __init__(self, config: LogicConfig, loop_count: int, round_steps: int, rounds: int):
         train = {"steps": max(round_steps * rounds, 2), "evaluate_every_steps": round_steps, "patience_evaluations": 0}
         self.config = config.model_copy(update={"train": config.train.model_copy(update=train)})
         self.loop_count, self.round_steps = loop_count, round_steps
@@ -68,13 +69,13 @@ class Bench:
         ]
         self.probes = [self.learner.probe(np.concatenate([held_out, rows])) for rows, held_out in drawn]
         training = inputs[0].training
-        cost_N = VOCABULARY.lengths_with_end(training.tokens_NxT)
+        cost_N = VOCABULARY.lengths_with_end(np.asarray(training.tokens_NxT))
         self.tokens_per_step = float(cost_N[training.plan.expression_SxE].sum(axis=1).mean())
         shape = self.learner.shape
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
         self.positions_per_step = float(chunks_S.mean() * shape.chunk_rows * shape.row_tokens)
         self.group = self.learner.put(inputs)
-        self.state = None
+        self.state = self.learner.begin(self.group.inputs)
 
     def compile_seconds(self) -> dict[str, float]:
         """Seconds to compile each program, none of them taken from the cache of earlier starts."""
@@ -86,7 +87,7 @@ class Bench:
             "sample": (learner.sample, (state.best_parameters, inputs, batches)),
             "score": (learner.score, (state.best_parameters, inputs, learner.corpora(self.probes), active)),
         }
-        enabled = jax.config.jax_enable_compilation_cache
+        enabled = jax.config.values["jax_enable_compilation_cache"]
         jax.config.update("jax_enable_compilation_cache", False)
         compilation_cache.reset_cache()  # JAX asks once whether there is one.
         seconds = {}
@@ -100,8 +101,6 @@ class Bench:
 
     def train_round(self) -> float:
         """Seconds of one round of training, which ends with a look, unless looks are left out."""
-        if self.state is None:
-            self.state = self.learner.begin(self.group.inputs)
         jax.block_until_ready(self.state)
         begun = time.perf_counter()
         self.state, step = self.learner.train(self.state, self.group.inputs, self.group.active)
@@ -134,7 +133,7 @@ class Bench:
         return time.perf_counter() - begun, np.concatenate(tokens_GxNxT), work
 
 
-def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
+def bench(config: LogicConfig, repeats: int, say: Callable[[str], None]) -> dict:
     """Measure compilation, training, sampling, the measures and memory, for one loop and for a full machine.
 
     Args:
@@ -206,14 +205,14 @@ def bench(config: Config, repeats: int, say: Callable[[str], None]) -> dict:
     return results
 
 
-def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
+def bench_measures(config: LogicConfig, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of what the host does with 10,000 samples; here they are real expressions, the most diverse there are.
 
     The judge and the Levenshtein diversity by themselves, and then all together, as a run measures a generation.
     """
     language = language_of(config.language)
     rows_NxT = language.draw(np.random.default_rng(0), _MEASURED_SAMPLES, config.model.context_tokens)
-    loop = loops(config)[0]
+    loop = Loop(0, config.seeds[0], {}, config)
     yardsticks = Yardsticks(config)
     real = len(yardsticks.real_rows(loop.seed).tokens_NxT)
     written = Written(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)
@@ -232,7 +231,7 @@ def bench_measures(config: Config, repeats: int) -> dict[str, dict[str, float]]:
     return {name: spread(values[1:]) for name, values in seconds.items()}
 
 
-def steps_of_a_round(config: Config, flops_per_second: float) -> int:
+def steps_of_a_round(config: LogicConfig, flops_per_second: float) -> int:
     """Steps that take about as long as a round should, if a third of the ceiling is reached."""
     tokens = config.train.batch_expressions * (language_of(config.language).mean_tokens + 1)
     step_seconds = (

@@ -1,6 +1,7 @@
 """The command `jaxloop`."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -136,7 +137,7 @@ def run(
     meeting = (coordinator, processes, process)
     if any(value is not None for value in meeting) and (None in meeting or distributed):
         raise InputError("--coordinator, --processes and --process belong together, and exclude --distributed")
-    if process is not None and process >= processes:
+    if process is not None and processes is not None and process >= processes:
         raise InputError(f"--process {process}: the last of {processes} processes is {processes - 1}")
     if plan:
         context.obj.unfinished = "stopped; nothing is kept of a plan"
@@ -301,7 +302,9 @@ def bench(
     if bool(against) != bool(nanogpt):
         raise InputError("--against nanogpt needs --nanogpt with the path of its checkout, and the other way round")
     config = load(source, overrides or [])
-    if "train" not in config.sections():
+    from jaxloop.systems.logic.settings import LogicConfig
+
+    if not isinstance(config, LogicConfig):
         raise InputError(f"system.name: bench measures training of the system 'logic', not {config.system.name!r}")
     if output is not None:
         # Minutes of measuring must not be lost to a folder that is not there.
@@ -321,7 +324,7 @@ def bench(
         progress.print(f"{line} ...", style="dim", highlight=False)
 
     _say_what_is_computed_on()
-    if against:
+    if nanogpt:
         from jaxloop.bench.against_nanogpt import against_nanogpt
 
         results = against_nanogpt(config, nanogpt, repeats, say)
@@ -461,7 +464,7 @@ class _Stop:
         self.requested = True
 
 
-def _leave(message: str, code: int) -> None:
+def _leave(message: str, code: int) -> NoReturn:
     """End at once with one line on standard error: devices may still be computing what nobody waits for any more."""
     with contextlib.suppress(OSError, AttributeError):
         sys.stdout.flush()
@@ -482,7 +485,8 @@ def main() -> None:
         _leave("standard output or standard error is closed", 1)
     for stream in (sys.stdout, sys.stderr):
         # A name that the encoding has no characters for must not cost an answer.
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(standalone_mode=False, obj=stop))
     except BrokenPipeError:

@@ -19,7 +19,7 @@ from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.runs.stored import StoredRun
 from jaxloop.runs.stored_models import load_parameters, newer_without_model, newest_model
 from jaxloop.systems.logic.judge import FAULTS, INVALID, VERDICTS
-from jaxloop.systems.logic.language import Language, language_of
+from jaxloop.systems.logic.language import language_of
 from jaxloop.systems.logic.measures import corpus_diversity, verdicts
 from jaxloop.systems.logic.settings import LogicConfig
 from jaxloop.systems.logic.vocabulary import VOCABULARY, decode, encode, rows_from_ids, split_words
@@ -84,7 +84,7 @@ class RunModel:
           InputError: there is no such run, loop or model.
         """
         stored = StoredRun(run)
-        self.config = stored.loop(loop).config
+        self.config = _logic(stored.loop(loop).config, "check asks models of")
         if generation is None:
             generation = newest_model(stored, stored.loop(loop))
             for line in (*stored.left_out(stored.loop(loop)), *newer_without_model(stored, stored.loop(loop))):
@@ -109,20 +109,20 @@ class RunModel:
         return [dict(zip(names, found.get(place, (None, None)), strict=True)) for place in range(len(texts))]
 
 
-def _language(config: Config, what: str) -> Language:
-    """The language of a config.
+def _logic(config: Config, what: str) -> LogicConfig:
+    """The config, where its system is the logic language.
 
     Raises:
-      InputError: its system has none; says what it is wanted for.
+      InputError: it is another; says what the language is wanted for.
     """
     if not isinstance(config, LogicConfig):
         raise InputError(f"system.name: {what} the system 'logic', and this is {config.system.name!r}")
-    return language_of(config.language)
+    return config
 
 
 def check_lines(lines: Iterable[bytes], config: Config, out: TextIO, model: RunModel | None = None) -> None:
     """Judge every line and write one JSON object for each; with what a model says of it, if there is one."""
-    language = _language(config, "check judges expressions of")
+    language = language_of(_logic(config, "check judges expressions of").language)
     lines = iter(lines)
     # Someone who types wants each answer at once.
     batch_lines = 1 if sys.stdin is not None and sys.stdin.isatty() else _BATCH_LINES
@@ -182,7 +182,7 @@ def describe_diversity(lines: Iterable[bytes], out: TextIO) -> None:
 
 def describe_language(config: Config, seed: int, out: TextIO) -> None:
     """Write what is known of a language, exactly where it can be, and ten draws."""
-    language = _language(config, "language describes")
+    language = language_of(_logic(config, "language describes").language)
     rows = 10_000
     tokens_NxT = language.draw(host_generator(seed, Purpose.REAL_ROWS), rows)
     length_N, depth_N = VOCABULARY.lengths(tokens_NxT), verdicts(tokens_NxT).depth_N

@@ -64,7 +64,9 @@ def show_summary(rows: list[dict], axes: list[str], columns: Columns, console: C
     cells = [[*settings, *counts, *measured]]
     for row in rows:
         kept, *share, reached = (
-            _with_interval(*(row.get(f"{name}{limit}", math.nan) for limit in ("", "_low", "_high")), form)
+            _with_interval(
+                row.get(name, math.nan), row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan), form
+            )
             for name, form in shown.items()
         )
         values = ["" if is_unset(row[axis]) else str(row[axis]).replace("_", " ") for axis in axes]

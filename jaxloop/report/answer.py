@@ -199,8 +199,11 @@ def _enough(cells: list[Cell], axes: list[str], columns: Columns) -> list[str]:
     for cell in cells:
         if _FRESH in axes and not cell.control and not is_unset(cell.axes[_FRESH]) and len(_final_S(cell)):
             groups.setdefault(cell_label({other: cell.axes[other] for other in others}), []).append(cell)
-    compared = [(label, group, _healthy(group[0], cells, others)) for label, group in groups.items() if len(group) > 1]
-    compared = [one for one in compared if one[2]]
+    compared = [
+        (label, group, healthy)
+        for label, group in groups.items()
+        if len(group) > 1 and (healthy := _healthy(group[0], cells, others))
+    ]
     if not compared:
         return []
     if all(healthy.rows["seed"].nunique() < FEWEST_SEEDS for _, _, healthy in compared):
@@ -287,10 +290,12 @@ def _trend(axis: str, label: str, cells: list[Cell]) -> str | None:
     cells = sorted(cells, key=lambda cell: cell.axes[axis])
     by_cell = [courses(cell.rows, "kept_diversity") for cell in cells]
     shared = pd.concat(by_cell, axis=1, keys=range(len(cells)), join="inner")
-    complete = [generation for generation in by_cell[0] if _complete(shared, generation, len(cells))]
+    generations = by_cell[0].columns.to_numpy().tolist()
+    complete = [generation for generation in generations if _complete(shared, generation, len(cells))]
     if len(shared) < FEWEST_SEEDS or not complete:
         return None
-    final_SxC = np.stack([final(shared[place], complete[-1]) for place in range(len(cells))], axis=1)
+    by_cell = [course.loc[shared.index] for course in by_cell]
+    final_SxC = np.stack([final(course, complete[-1]) for course in by_cell], axis=1)
     # The direction is not foretold: both are tested.
     p_up, p_down = (stats.page_trend_test(ordered).pvalue for ordered in (final_SxC, final_SxC[:, ::-1]))
     p = min(1.0, 2 * min(p_up, p_down))

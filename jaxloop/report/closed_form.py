@@ -33,7 +33,7 @@ def draw_closed_form(metrics: pd.DataFrame, axes: list[str], expected: Expected,
       expected: what is known.
       columns: what the columns of `metrics` are.
     """
-    metrics = metrics[metrics["loop"].map(lambda loop: bool(expected.get(loop)))]
+    metrics = metrics[metrics["loop"].isin([loop for loop, known in expected.items() if known])]
     if metrics.empty:
         return None
     metrics, left_out = few_cells(metrics, [*axes, LEARNER], _MOST_CELLS)
@@ -54,7 +54,7 @@ def draw_closed_form(metrics: pd.DataFrame, axes: list[str], expected: Expected,
         panel.set_ylabel(columns.axis(name), fontsize="small")
         panel.grid(linewidth=0.4, alpha=0.5)
         panel.set_xlim(0, max(int(metrics["generation"].max()), 1))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
         everything = np.concatenate([of_cell[name] for of_cell in known if name in of_cell])
         if everything.min() > 0 and everything.max() > _MOST_SPAN * everything.min():
             panel.set_yscale("log")

@@ -1,6 +1,7 @@
 """The figures of a run: each is made of its tables, written whole, and gone again where it makes no sense."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -225,9 +226,9 @@ def draw_diversity(metrics: pd.DataFrame, axes: list[str]) -> Figure | None:
         panel.set(xlim=(0, max(int(metrics["generation"].max()), 1)))
         # A band may be as wide as it likes; the means must be seen.
         panel.set_ylim(0, 1.1 * np.nanmax([1.0, metrics["kept_diversity"].max()]))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.locator_params(axis="x", integer=True)
         panel.set_xlabel("generation")
-        if panel.get_subplotspec().is_first_col():
+        if (place := panel.get_subplotspec()) and place.is_first_col():
             panel.set_ylabel("diversity of the samples\nas a share of the first real data's")
     figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=legend_columns)
     return figure
@@ -261,11 +262,12 @@ def draw_correctness(metrics: pd.DataFrame, axes: list[str], columns: Columns) -
             bars = [(last, place + 0.14, 0.4)] if last == 0 else [(0, place - 0.27, 0.2), (last, place + 0.1, 0.4)]
             for generation, middle, height in bars:
                 left = 0.0
+                shares = means.loc[generation].to_dict()
                 for share, (_, colour) in parts.items():
-                    width = means.loc[generation, share]
+                    width = float(shares[share])
                     panel.barh(middle, width, height, left=left, color=colour, edgecolor="white", linewidth=0.4)
                     left += width
-                text = f"{means.loc[generation, columns.right]:.3f} in generation {generation}"
+                text = f"{shares[columns.right]:.3f} in generation {generation}"
                 panel.text(1.02, middle, text, va="center", fontsize=7)
         panel.set(xlim=(0, 1), xlabel="share of samples", ylim=(len(cells) - 0.4, -0.6))
         panel.spines[["top", "right"]].set_visible(False)
@@ -379,7 +381,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         for _, cell in of_learner.iterrows():
             place = rows[_key(cell[down])], columns[_key(cell[across])]
             values[place], noise[place] = cell["kept_diversity"], bool(cell["noise"])
-        image = panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
+        panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value) and written:
                 colour = "black" if value > 0.5 * most else "white"
@@ -390,7 +392,7 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         for set_ticks, labels in ((panel.set_xticks, across_places.labels), (panel.set_yticks, down_places.labels)):
             set_ticks(*zip(*chosen(list(enumerate(labels)), MOST_LINES // 2), strict=True), fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
-    bar = figure.colorbar(image, ax=list(panels))
+    bar = figure.colorbar(panels[0].images[0], ax=list(panels))
     brackets = f"\n(in brackets: {of_cells['noise'].max()})" if of_cells["noise"].any() else ""
     bar.set_label(f"kept diversity, last generations{brackets}", fontsize="small")
     return figure
@@ -436,7 +438,7 @@ def _free(of_cells: pd.DataFrame, axes: list[str]) -> list[str]:
 def _are_mostly_crossed(of_cells: pd.DataFrame, axes: list[str]) -> bool:
     """Whether values of each axis come with values of the others, controls and a few missing cells aside."""
     cells = of_cells.loc[of_cells["control"] == 0, axes]
-    return 2 * len(cells.drop_duplicates()) > cells.nunique(dropna=False).prod()
+    return 2 * len(cells.drop_duplicates()) > math.prod(cells.nunique(dropna=False))
 
 
 class _Places(NamedTuple):

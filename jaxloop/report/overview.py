@@ -71,7 +71,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], c
             panel = figure.add_subplot(grid[1 + (place // across) * len(kinds) + kind, place % across])
             bands |= draw(panel, cell.rows, tenths[tenths["loop"].isin(cell.rows["loop"])])
             panel.set(xlim=(0, last_generation), ylim=(0 if draw is _draw_tenths else lowest_share, 1))
-            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.locator_params(axis="x", integer=True)
             if kind == 0:
                 title = cell.label if shown == "transformer" else f"{cell.label}, {shown}"
                 panel.set_title(textwrap.fill(title, 30), fontsize="medium")
@@ -107,7 +107,7 @@ def draw_overview(metrics: pd.DataFrame, tails: pd.DataFrame, axes: list[str], c
         below.set(ylabel="least probable tenth of the source:\nshare of its rows alive", ylim=(0, 1.05))
         panel = below
     panel.set(xlabel="generation", xlim=(0, last_generation))
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.locator_params(axis="x", integer=True)
     return figure
 
 
@@ -149,4 +149,4 @@ def _draw_lines(
     """A line per cell and learner; `values_of` gives rows of metrics a column `value`; `shown` has its bands drawn."""
     for cell, colour in zip(cells, colours, strict=True):
         for learner, of_learner in values_of(cell.rows).groupby(LEARNER, sort=False):
-            draw_course(panel, courses(of_learner, "value"), colour, learner, spread=learner == shown)
+            draw_course(panel, courses(of_learner, "value"), colour, str(learner), spread=learner == shown)

@@ -1,6 +1,5 @@
 """The arrays that a finished generation leaves on disk: its samples, and the state that its loop goes on from."""
 
-import io
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from jaxloop import layout
 from jaxloop.config.schema import Loop
-from jaxloop.files import digest, seal_json, write_whole
+from jaxloop.files import arrays_as_file, digest, seal_json, write_whole
 from jaxloop.loop.interfaces import Record, State
 from jaxloop.runs.stored import Seal
 
@@ -31,10 +30,9 @@ def save_samples(run: Path, loop: Loop, one: Unwritten) -> str:
     if not is_last and not (every and generation % every == 0):
         return ""
     layout.make_loop_folder(run, "samples", loop.index)
-    content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.ascontiguousarray(array) for name, array in one.arrays.items()})
-    write_whole(layout.samples_path(run, loop.index, generation), content.getvalue())
-    return digest(content.getvalue())
+    content = arrays_as_file(one.arrays, compressed=True)
+    write_whole(layout.samples_path(run, loop.index, generation), content)
+    return digest(content)
 
 
 def announce(run: Path, loop: Loop, last: int) -> None:
@@ -56,15 +54,14 @@ def save_checkpoint(run: Path, loop: Loop, state: State) -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     layout.make_loop_folder(run, "checkpoints", loop.index)
     folder.mkdir()
-    content = io.BytesIO()
     carried = {
-        f"{name}.{field}": np.ascontiguousarray(array)
+        f"{name}.{field}": array
         for name, rows in state.carry._asdict().items()
         for field, array in rows._asdict().items()
     }
-    np.savez(content, sampled=np.ascontiguousarray(state.sampled), **carried)
-    write_whole(folder / layout.STATE, content.getvalue())
-    return {layout.STATE: digest(content.getvalue())}
+    content = arrays_as_file({"sampled": state.sampled, **carried})
+    write_whole(folder / layout.STATE, content)
+    return {layout.STATE: digest(content)}
 
 
 def forget_before(run: Path, loop: Loop, last: int) -> None:

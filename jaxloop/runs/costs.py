@@ -155,11 +155,12 @@ def require_memory(found: list[Program], system: System, warn: Callable[[str], N
     if total(least) > _CERTAINLY_TOO_MUCH * memory.most_bytes:
         there = f"{memory.limit} {size_text(memory.most_bytes)}"
         raise InputError(f"the run needs about {size_text(total(least))} of memory, and {there}; {_advice(least)}")
-    for program in found if device_memory_bytes() else ():
+    device_bytes = device_memory_bytes()
+    for program in found if device_bytes else ():
         # What a device cannot hold of a single loop; the machine holds the others.
         of_one = system.model_cost(program.config).parts if system.trains(program.config) else []
-        if total(of_one) > _CERTAINLY_TOO_MUCH * device_memory_bytes():
-            there = f"a device has {size_text(device_memory_bytes())}"
+        if device_bytes and total(of_one) > _CERTAINLY_TOO_MUCH * device_bytes:
+            there = f"a device has {size_text(device_bytes)}"
             raise InputError(f"a loop needs about {size_text(total(of_one))} of memory, and {there}; {_advice(of_one)}")
     free = memory.held_bytes + memory.free_bytes
     needed = f"the run needs about {size_text(total(usual))} of memory, and {size_text(free)} are free"

@@ -87,7 +87,7 @@ def use_all_cores() -> None:
 def _devices_asked_for() -> int:
     """The number of CPU devices that the environment sets; 0 where it sets none."""
     flag = _DEVICE_COUNT.search(os.environ.get("XLA_FLAGS", ""))
-    return max(jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 0)
+    return max(jax.config.values["jax_num_cpu_devices"], int(flag[1]) if flag else 0)
 
 
 def keep_compiled_programs() -> None:
@@ -95,7 +95,7 @@ def keep_compiled_programs() -> None:
 
     Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         # A home folder may be shared by machines whose processors differ: each kind has its own programs.
         processor = "".join(sorted(set(processor_lines())))
         kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
@@ -107,7 +107,7 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logger = logging.getLogger("jax._src.compiler")
     if not any(isinstance(one, _DamagedPrograms) for one in logger.filters):
-        logger.addFilter(_DamagedPrograms(logger.parent))
+        logger.addFilter(_DamagedPrograms(logger.parent or logging.getLogger()))
         logger.setLevel(logging.DEBUG)
     # Such a program is compiled once more and then replaced, so nobody need know.
     warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
@@ -125,8 +125,9 @@ class _DamagedPrograms(logging.Filter):
         self._above = above
 
     def filter(self, record: logging.LogRecord) -> bool:
-        folder = jax.config.jax_compilation_cache_dir
-        if folder and str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS") and len(record.args) == 2:
+        folder = jax.config.values["jax_compilation_cache_dir"]
+        is_miss = str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS")
+        if folder and is_miss and isinstance(record.args, tuple) and len(record.args) == 2:
             with contextlib.suppress(OSError):
                 (Path(folder) / f"{record.args[1]}-cache").unlink(missing_ok=True)
         # Nothing is printed that would not be without this.
@@ -192,7 +193,7 @@ def _read_below_jax() -> dict[str, str]:
 
 def _idle_accelerators() -> list[str]:
     """Why no accelerator computes where one is there or was meant to, and what to do; none where the CPU is meant."""
-    asked_for = (jax.config.jax_platforms or jax.config.values.get("jax_platform_name") or "").split(",")
+    asked_for = (jax.config.values.get("jax_platforms") or jax.config.values.get("jax_platform_name") or "").split(",")
     if asked_for[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     version, means_cpu = metadata.version("jax"), "JAX_PLATFORMS=cpu says that the CPU is meant"

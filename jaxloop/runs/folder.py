@@ -80,8 +80,8 @@ class RunFolder:
     def _open(self, overwrite: bool) -> None:
         """Make the folder, or make sure that it is this run's; the first process alone writes anything there."""
         is_first = self._process == 0
+        holds_run = is_first and holds_a_run(self.path)
         if is_first:
-            holds_run = holds_a_run(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             require_plain_tree(self.path)
         self._lock = Lock(self.path, self._process)
@@ -206,6 +206,7 @@ class RunFolder:
                 name: extend_table(self.path, loop, before, name, [_rows(group, name) for group in groups])
                 for name in layout.TABLES
             }
+            seal = before
             for place, group in enumerate(groups):
                 state = group[-1].record.state
                 seal = Seal(

@@ -45,7 +45,7 @@ def verify_run(path: Path) -> Findings:
     """
     damages, notes = [], []
 
-    def tell(check: Callable[[], None]) -> None:
+    def tell(check: Callable[[], object]) -> None:
         try:
             check()
         except DamageError as error:
@@ -65,7 +65,7 @@ def verify_run(path: Path) -> Findings:
             tell(lambda loop=run.loops[index]: notes.extend(_unfinished(run, loop)))
     generations = 0
     for loop in begun:
-        generations += run.newest(loop) + 1
+        generations += run.finished(loop)
         for check in _checks_of(run, loop):
             tell(check)
     loops_are_whole = not damages
@@ -104,7 +104,7 @@ def _unfinished(run: StoredRun, loop: Loop) -> list[str]:
     return notes
 
 
-def _checks_of(run: StoredRun, loop: Loop) -> Iterator[Callable[[], None]]:
+def _checks_of(run: StoredRun, loop: Loop) -> Iterator[Callable[[], object]]:
     """Everything to be checked of one loop, each of which raises what it finds."""
     kept = layout.sealed_generations(run.path, loop.index)
     newest = kept[0]
@@ -146,7 +146,8 @@ def _compared(run: StoredRun) -> Iterator[tuple[str, bool]]:
             yield f"{path}: {_STALE if is_old else _CHANGED}", not is_old
     if stale:
         return
-    for name, rows in analyse(run).derived.items():
+    analysis = analyse(run)
+    for name, rows in analysis.derived.items() if analysis else ():
         path, content = run.path / f"{name}.csv", whole_table(rows)
         found = read_file(path, 2 * len(content) + 2**20) if path.exists() else b""
         if digest(found) != digest(content):

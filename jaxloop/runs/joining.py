@@ -44,7 +44,7 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
     for folder in dict.fromkeys(folders):
         of_run, measured, origins = _read(folder, warn)
         # Settings come from the config, and not from what one run has as axes.
-        measured = measured[[column for column in measured if "." not in column]]
+        measured = measured[[column for column in map(str, measured) if "." not in column]]
         begun, place_of = set(measured["loop"]), {}
         for loop in of_run:
             if loop.index not in begun:
@@ -52,8 +52,8 @@ def join_runs(folders: list[Path], warn: Callable[[str], None]) -> Joined:
             flat = _flat_settings(loop)
             key = (*sorted((name, str(value)) for name, value in flat.items()), loop.seed)
             if key in kept:
-                first, *earlier = kept[key]
-                if not _agree(_of_loop(*earlier), _of_loop(measured, loop.index)):
+                first, earlier, index = kept[key]
+                if not _agree(_of_loop(earlier, index), _of_loop(measured, loop.index)):
                     warn(
                         f"{folder}: loop {loop.index} (seed {loop.seed}) differs from the same in {first}, which counts"
                     )

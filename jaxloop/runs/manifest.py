@@ -38,8 +38,9 @@ def read_manifest(path: Path) -> Manifest:
     """
     content = unseal_json(read_file(path, _MOST_BYTES), path)
     sessions, figures = content.get("sessions"), content.get("figures", {})
-    are_sessions = isinstance(sessions, list) and all(isinstance(one, dict) for one in sessions)
-    if not are_sessions or not isinstance(figures, dict) or not figures.keys() <= set(layout.FIGURES):
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
+        raise DamageError(f"{path}: is damaged")
+    if not isinstance(figures, dict) or not figures.keys() <= set(layout.FIGURES):
         raise DamageError(f"{path}: is damaged")
     return Manifest(sessions, figures)
 

@@ -43,7 +43,7 @@ def probes_of(measures: dict[int, Measures], learner: Learner) -> Callable[[Loop
 
 
 def tables_of(
-    record: Record, measures: Measures, system: System, own: OwnMeasures | None = None
+    record: Record, measures: Measures[Any], system: System[Any], own: OwnMeasures | None = None
 ) -> tuple[Measured, dict[str, list[dict]]]:
     """All that is measured of one generation of one loop, and the rows of the tables that it becomes."""
     loop, state, spent = record.loop, record.state, record.seconds

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxloop import layout
 from jaxloop.config.schema import Loop
 from jaxloop.errors import DamageError
-from jaxloop.files import digest, seal_json, write_whole
+from jaxloop.files import arrays_as_file, digest, seal_json, write_whole
 from jaxloop.runs.stored import settings_digest
 from jaxloop.runs.stored_models import ModelSeal, read_model_seal
 
@@ -127,11 +127,10 @@ def _write(folder: Path, parameters: dict) -> None:
 
 
 def _write_in_a_process_of_its_own(folder: Path, parameters: dict) -> None:
-    content = io.BytesIO()
-    np.savez(content, **flatten_dict(parameters, sep="/"))
+    content = arrays_as_file({str(name): np.asarray(leaf) for name, leaf in flatten_dict(parameters, sep="/").items()})
     done = subprocess.run(
         [sys.executable, "-c", _ALONE, str(folder)],
-        input=content.getvalue(),
+        input=content,
         capture_output=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         start_new_session=True,  # What stops the run does not stop this.

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -27,7 +28,8 @@ class NotebookLive:
 
     def __init__(self, content: RenderableType):
         """Keep what is shown first."""
-        self._content, self._shown = content, None
+        self._content: RenderableType = content
+        self._shown: Any = None  # IPython's handle, once something is shown
 
     def start(self) -> None:
         """Show it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxloop import layout
 from jaxloop.analysis.columns import Column, Columns
@@ -25,7 +26,7 @@ _MOST_ROW_NUMBERS = 2**24  # in one row, far more than any
 
 def own_parts(config: Config) -> dict[str, str]:
     """The settings of a run that name parts of one's own, and the names."""
-    named = {
+    named: dict[str, list[Any]] = {
         "system.name": [config.system.name],
         "cycle.name": [config.cycle.name],
         "learner.name": [config.learner.name],
@@ -73,18 +74,29 @@ def describe_own_parts(config: Config, loops: list[Loop], system: System, column
     for loop in loops if is_own(config.system.name) else ():
         row, kept = system.row_format(loop.config), system.kept_of_samples(loop.config)
         try:
-            dtypes = {name: np.dtype(dtype) for name, dtype in kept.items()}
-            plain = all(dtype.kind in _PLAIN for dtype in (np.dtype(row.dtype), *dtypes.values()))
-            description = [row.name, np.dtype(row.dtype).str, list(map(int, row.shape))]
+            rows[_key(loop.config)] = [
+                row.name,
+                _plain(row.dtype),
+                list(map(int, row.shape)),
+                {name: _plain(dtype) for name, dtype in kept.items()},
+            ]
         except (AttributeError, TypeError, ValueError):
-            plain = False
-        if not plain:
             raise InputError(
                 f"system.name = {config.system.name!r}: row_format must give a jaxloop.RowFormat and kept_of_samples a "
                 "dictionary of dtypes, and all must be numbers"
-            )
-        rows[_key(loop.config)] = [*description, {name: dtype.str for name, dtype in dtypes.items()}]
+            ) from None
     return seal_json({"columns": [list(column) for column in columns.declared], "rows": rows})
+
+
+def _plain(dtype: DTypeLike) -> str:
+    """A dtype in words.
+
+    Raises:
+      TypeError: it is none of numbers, or none at all.
+    """
+    if np.dtype(dtype).kind not in _PLAIN:
+        raise TypeError
+    return np.dtype(dtype).str
 
 
 def require_same_description(run: Path, description: bytes) -> None:

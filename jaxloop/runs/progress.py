@@ -205,7 +205,8 @@ class RunDisplay:
         return f"{timedelta(seconds=round(seconds))} left"
 
     def _draw(self, done: float) -> None:
-        self._live.update(self._content(done), refresh=True)
+        if self._live:
+            self._live.update(self._content(done), refresh=True)
         self._drawn = time.monotonic()
 
     def _content(self, done: float) -> Group:

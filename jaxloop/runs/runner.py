@@ -166,7 +166,7 @@ def run_program(
             warn(f"out of memory: going on with {learner.places} loops at once")
 
 
-def do_together(question: str, act: Callable[[], None]) -> None:
+def do_together(question: str, act: Callable[[], object]) -> None:
     """Do something that may refuse in every process that shares the run; where one refuses, all do.
 
     Raises:
@@ -190,7 +190,8 @@ def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
     Raises:
       InputError: a process cannot open it; then none has it open.
     """
-    folder = refusal = None
+    folder: RunFolder | None = None
+    refusal: InputError | None = None
     for firsts_turn in (True, False):
         if hosts.is_first() == firsts_turn:
             try:
@@ -202,6 +203,7 @@ def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
             if folder:
                 folder.__exit__()
             raise refusal or InputError("another process of this run cannot begin and says why")
+    assert folder, "each process has had its turn"
     return folder
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,8 @@ def read_seal(run: Path, loop: Loop, generation: int) -> Seal:
     """
     path = layout.seal_path(run, loop.index, generation)
     values = unseal_json(read_file(path, _MOST_SEAL_BYTES), path)
-    seal = Seal(*(values.get(name) for name in Seal._fields))
+    fields: list[Any] = [values.get(name) for name in Seal._fields]
+    seal = Seal(*fields)
     if None in seal or len(seal.samples) != generation + 1:
         raise DamageError(f"{path}: is no seal of generation {generation}")
     if seal.settings != settings_digest(loop):
@@ -153,7 +154,7 @@ def _cells(content: bytes, path: Path) -> list[list[str]]:
         if any(len(cells) != len(lines[0]) for cells in lines):
             raise ValueError
         for cells in lines[1:]:
-            int(cells[loop]), int(cells[generation])
+            _ = int(cells[loop]), int(cells[generation])
     except (IndexError, ValueError, csv.Error):
         raise DamageError(f"{path}: is damaged") from None
     return lines
@@ -286,13 +287,18 @@ class StoredRun:
         """The last generation of a loop that is finished; None before the first."""
         return next(iter(layout.sealed_generations(self.path, loop.index)), None)
 
+    def finished(self, loop: Loop) -> int:
+        """How many generations of a loop are finished."""
+        newest = self.newest(loop)
+        return 0 if newest is None else newest + 1
+
     def seal(self, loop: Loop) -> Seal:
         """The newest seal of a loop that has begun.
 
         Raises:
           DamageError: it is not whole.
         """
-        return read_seal(self.path, loop, self.newest(loop))
+        return read_seal(self.path, loop, self.finished(loop) - 1)
 
     def tables(self, names: tuple[str, ...] = layout.TABLES) -> Iterator[tuple[Loop, dict[str, bytes]]]:
         """Of each loop that has begun its part of these tables, as CSV.

@@ -136,7 +136,8 @@ def read_model_seal(run: Path, loop: Loop, generation: int) -> ModelSeal:
     """
     path = layout.model_seal_path(run, loop.index, generation)
     values = unseal_json(read_file(path, _MOST_SEAL_BYTES), path)
-    seal = ModelSeal(*(values.get(name) for name in ModelSeal._fields))
+    fields: list[Any] = [values.get(name) for name in ModelSeal._fields]
+    seal = ModelSeal(*fields)
     try:
         total = sum(length for length, _ in seal.files.values())
     except (AttributeError, TypeError, ValueError):

@@ -235,11 +235,10 @@ def pair_counts(loop: Loop, system: System) -> tuple[float, float]:
 
     chance = host_generator(loop.seed, Purpose.CYCLE)
     samples = training = last_samples = last_training = 0.0
-    carry = written_Nx1 = None
+    carry = memories.first(less, numbers(system.first_rows(config, loop.seed)))
+    written_Nx1 = np.empty((0, 1), np.uint64)
     for generation in range(generations):
-        if carry is None:
-            carry = memories.first(less, numbers(system.first_rows(config, loop.seed)))
-        else:
+        if generation:
 
             def fresh(count: int, generation=generation) -> np.ndarray:
                 return numbers(system.fresh_rows(config, loop.seed, generation, count))
