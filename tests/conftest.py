@@ -1,4 +1,4 @@
-"""One strict session for all tests: several CPU devices, no silent promotion of ranks or dtypes, and a cache of its own.
+"""One strict session for all tests: several CPU devices, no silent promotion of ranks or dtypes, a cache of its own.
 
 What XLA compiles is kept in a temporary folder, not in the user's; all workers, and the processes that tests start,
 share it.

@@ -98,6 +98,15 @@ class Breaks(Copies):
         return super().finish(started, watch)
 
 
+class Lost(Copies):
+    """A learner that comes to nothing in generation 2."""
+
+    def finish(self, started, watch):
+        written, seconds = super().finish(started, watch)
+        pairs = zip(written, started, strict=True)
+        return [one._replace(diverged=task.generation == 2) for one, task in pairs], seconds
+
+
 class WrongShape(Copies):
     """A learner that writes rows of another dtype."""
 

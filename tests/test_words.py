@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "jaxloop"
-# The logic language and what is made for it; learners of sequences of tokens; the bench, which times those two.
+# The logic language and what is made for it; learners of sequences of tokens; the bench, which times those two; the
+# commands that read or describe expressions.
 ROOMS = ("systems/logic", "learners/transformer", "learners/reference/ngram", "learners/reference/autoregressive")
-ROOMS += ("learners/vocabulary", "bench", "commands")
+ROOMS += ("learners/vocabulary", "bench", "commands/corpus", "commands/cli")
 WORDS = re.compile(r"verdict|token|expression|only_true|true_share", re.IGNORECASE)
 
 

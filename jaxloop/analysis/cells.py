@@ -11,14 +11,12 @@ from jaxloop.errors import InputError
 
 LEARNER = "learner.name"
 _CONTROL_SAYS = ("cycle.fresh_share", "cycle.fresh_schedule", "cycle.generated_share")
+TAIL_COLUMNS = ("classes", "class", "source_share", "model_share", "first_rows", "alive_share")
 _NEEDED = {
     "metrics": ("loop", "seed", "generation", "control", "diversity", "training_diversity"),
-    "tails": (
-        "loop", "seed", "generation", "classes", "class", "source_share", "model_share", "first_rows",
-        "alive_share",
-    ),
+    "tails": ("loop", "seed", "generation", *TAIL_COLUMNS),
     "provenance": ("loop", "seed", "generation", "kind", "from_generation", "rows"),
-}  # fmt: skip
+}
 TEXT = ("classes", "class", "kind")
 
 

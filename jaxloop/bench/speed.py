@@ -18,7 +18,7 @@ from jaxloop.learners.transformer.train import looks
 from jaxloop.loop.interfaces import Record, Seconds, State, Written
 from jaxloop.loop.memories import first
 from jaxloop.runs.environment import prepare, processor_name
-from jaxloop.runs.measuring import tables_of
+from jaxloop.runs.measuring import kept_of
 from jaxloop.runs.resources import core_count
 from jaxloop.systems.logic import measures
 from jaxloop.systems.logic.language import language_of
@@ -224,7 +224,7 @@ def bench_measures(config: LogicConfig, repeats: int) -> dict[str, dict[str, flo
         times.append(time.perf_counter())
         measures.diversity(rows_NxT)
         times.append(time.perf_counter())
-        tables_of(record, yardsticks, system_of(config))
+        kept_of(record, yardsticks, system_of(config))
         times.append(time.perf_counter())
         for name, spent in zip(seconds, np.diff(times), strict=True):
             seconds[name].append(float(spent))

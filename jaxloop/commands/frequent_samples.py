@@ -11,8 +11,6 @@ from jaxloop.errors import InputError
 from jaxloop.loop.rows import unique_rows
 from jaxloop.runs.stored import StoredRun
 from jaxloop.systems.interfaces import System
-from jaxloop.systems.logic.judge import Judgement
-from jaxloop.systems.logic.measures import top_samples
 from jaxloop.systems.registry import system_of
 
 
@@ -22,7 +20,7 @@ class Frequent(NamedTuple):
     generation: int
     samples: int
     different: int
-    top: list[tuple[str, int, str]]  # text, count and verdict, the most frequent first
+    top: list[tuple[str, int, str]]  # text, count and what the judge says, the most frequent first
 
 
 def most_frequent(
@@ -59,15 +57,12 @@ def most_frequent(
 
 
 def _ranked(points: np.ndarray, samples: dict[str, np.ndarray], system: System) -> list[tuple[str, int, str]]:
-    """The different samples, with a verdict where the system has a judge."""
-    if "verdict" in samples:
-        judgement = Judgement(*(samples[name] for name in ("verdict", "fault", "depth")))
-        return top_samples(points, judgement, len(points))
-    points_U, _, counts_U = unique_rows(points)
-    order_U = np.argsort(-counts_U, kind="stable")
-    return [
-        (text, int(counts_U[place]), "") for text, place in zip(system.texts(points_U[order_U]), order_U, strict=True)
-    ]
+    """The different samples, and what the system's judge says of each."""
+    points_U, inverse_N, counts_U = unique_rows(points)
+    said_U = dict(zip(inverse_N.tolist(), system.judged(samples), strict=False))
+    order_U = np.argsort(-counts_U, kind="stable").tolist()
+    texts = system.texts(points_U[order_U])
+    return [(text, int(counts_U[place]), said_U.get(place, "")) for text, place in zip(texts, order_U, strict=True)]
 
 
 def parse_generations(text: str | None) -> list[int] | None:

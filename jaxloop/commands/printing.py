@@ -152,7 +152,7 @@ _LEAST_TEXT, _MOST_TEXT, _MOST_LINES = 12, 160, 3
 
 def _frequent_overhead(one: Frequent) -> int:
     """Characters that a column of samples takes beside their texts."""
-    return len(f"{one.top[0][1]:,}") + max(len(verdict) for _, _, verdict in one.top) + 5
+    return len(f"{one.top[0][1]:,}") + max(len(judged) for _, _, judged in one.top) + 5
 
 
 def _frequent_column(one: Frequent, text_width: int, lines: int) -> Group:
@@ -161,8 +161,8 @@ def _frequent_column(one: Frequent, text_width: int, lines: int) -> Group:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
-    for text, count, verdict in one.top:
-        table.add_row(f"{count:,}", verdict, _cut(text or "(nothing)", text_width, lines))
+    for text, count, judged in one.top:
+        table.add_row(f"{count:,}", judged, _cut(text or "(nothing)", text_width, lines))
     heads = [
         f"generation {one.generation}",
         f"{one.top[0][1]:,} of {one.samples:,} the same",

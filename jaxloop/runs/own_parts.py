@@ -13,11 +13,10 @@ from jaxloop import layout
 from jaxloop.analysis.columns import Column, Columns
 from jaxloop.config.imports import get, is_own
 from jaxloop.config.schema import Config, Loop
-from jaxloop.errors import DamageError, InputError, RunError
+from jaxloop.errors import DamageError, InputError
 from jaxloop.files import digest, read_file, seal_json, unseal_json
 from jaxloop.loop.interfaces import Learner
 from jaxloop.systems.interfaces import Measures, RowFormat, System
-from jaxloop.systems.registry import system_of
 
 _PLAIN = "biuf"  # kinds of dtypes that are stored
 _MOST_BYTES = 2**26
@@ -117,32 +116,6 @@ def require_same_description(run: Path, description: bytes) -> None:
             f"{run}: was begun with other columns or rows of parts of one's own ({layout.OWN}); put those back, name "
             "another folder with --out, or start anew with --overwrite"
         )
-
-
-def require_arrays(loop: Loop, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse what parts of one's own give of samples, where no reader would take it.
-
-    Raises:
-      RunError: they are not of the dtypes and sizes that the system says.
-    """
-    config = loop.config
-    if not is_own(config.system.name):
-        return
-    row, kept = system_of(config).row_format(config), system_of(config).kept_of_samples(config)
-    count = len(arrays[row.name])
-    expected = {row.name: (np.dtype(row.dtype), (count, *row.shape))}
-    expected |= {name: (np.dtype(dtype), (count,)) for name, dtype in kept.items()}
-    found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    if found != expected:
-        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
-        raise RunError(
-            f"system.name = {config.system.name!r}: {name} of the samples is {_in_words(found.get(name))}, and "
-            f"row_format and kept_of_samples say {_in_words(expected.get(name))}; what was measured before is kept"
-        )
-
-
-def _in_words(array: tuple | None) -> str:
-    return f"{array[0]} of shape {array[1]}" if array else "nothing"
 
 
 def _key(config: Config) -> str:

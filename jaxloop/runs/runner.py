@@ -24,8 +24,8 @@ from jaxloop.runs.costs import require_memory
 from jaxloop.runs.derived import Analysis, analyse
 from jaxloop.runs.environment import complaints, prepare
 from jaxloop.runs.folder import RunFolder
-from jaxloop.runs.measuring import measures_of, probes_of, samples_of, tables_of
-from jaxloop.runs.own_parts import describe_own_parts, needs_description, require_arrays, require_same_description
+from jaxloop.runs.measuring import kept_of, measures_of, probes_of
+from jaxloop.runs.own_parts import describe_own_parts, needs_description, require_same_description
 from jaxloop.runs.programs import programs
 from jaxloop.systems.interfaces import Measures, System
 from jaxloop.systems.registry import OwnMeasures, columns_of, system_of
@@ -103,9 +103,7 @@ def run(
             with memory_in_words():
                 if is_own(record.loop.config.learner.name):  # Whose models no reader could restore.
                     record = record._replace(written=record.written._replace(parameters={}))
-                measured, tables = tables_of(record, measures[record.loop.index], system, own)
-                arrays = samples_of(record, measured, system)
-                require_arrays(record.loop, arrays)
+                arrays, tables = kept_of(record, measures[record.loop.index], system, own)
                 folder.save(record, arrays, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
@@ -210,9 +208,11 @@ def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
 def divergence(diverged: list[tuple[Loop, int]], system: System) -> RunError:
     """What is said of loops whose training came to nothing, with the generations in which it did."""
     where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
+    config = diverged[0][0].config
+    own_learner = is_own(config.learner.name)
+    advice = f"learner.name = {config.learner.name!r} says so" if own_learner else system.against_divergence(config)
     return RunError(
-        f"training diverged, the loss became not a number: {where}{', ...' if len(diverged) > 5 else ''}; "
-        f"{system.against_divergence(diverged[0][0].config)}; what was measured before is kept"
+        f"training diverged: {where}{', ...' if len(diverged) > 5 else ''}; {advice}; what was measured before is kept"
     )
 
 

@@ -21,7 +21,7 @@ from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import join, unique_rows
 from jaxloop.loop.run_loops import next_carry, rows_to_write
 from jaxloop.runs.folder import RunFolder
-from jaxloop.runs.measuring import probes_of, samples_of, tables_of
+from jaxloop.runs.measuring import kept_of, probes_of
 from jaxloop.systems.interfaces import Measures, System
 from jaxloop.systems.registry import learner_of
 
@@ -127,14 +127,14 @@ class _Small:
 
     def tables(self, record: Record) -> dict[str, list[dict]]:
         """All that is measured."""
-        return tables_of(record, self.measures, self.system)[1]
+        return kept_of(record, self.measures, self.system)[1]
 
 
 def host_trial(loop: Loop, system: System, rows: int) -> HostTrial:
     """Do once with so many rows what the host does in a generation of this loop, but for enumerating all rows."""
     small = _Small(loop, system, rows, False)
     record, pairwise = small.record, system.pairwise()
-    measured, tables = tables_of(record, small.measures, system)  # measures may be compiled for each number of rows
+    arrays, tables = kept_of(record, small.measures, system)  # measures may be compiled for each number of rows
     spent = min(
         (_Small(loop, system, rows, False).seconds for _ in range(_REPEATS)), key=lambda one: one.train + one.sample
     )
@@ -154,7 +154,6 @@ def host_trial(loop: Loop, system: System, rows: int) -> HostTrial:
         path = Path(temporary) / "run"
         with RunFolder(path, small.loop.config, "plan") as folder:
             folder.restore(small.loop, small.measures.tail_rows, lambda message: None)
-            arrays = samples_of(record, measured, system)
             for generation in range(generations):
                 later = record._replace(state=record.state._replace(generation=generation))
                 rows_of = {name: [row | {"generation": generation} for row in table] for name, table in tables.items()}

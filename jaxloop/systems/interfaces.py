@@ -118,6 +118,10 @@ class System(abc.ABC, Generic[OwnConfig]):
         """What to do where training came to nothing."""
         return "look at what the training rows are"
 
+    def judged(self, samples: dict[str, np.ndarray]) -> list[str]:
+        """What the judge says of each sample, in a word, of all that is stored of them; empty where there is none."""
+        return []
+
     def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:
         """The most frequent samples, of all that is stored of a generation's: rows of top_samples.csv."""
         return []

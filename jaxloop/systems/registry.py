@@ -66,7 +66,7 @@ class OwnMeasures:
         self._own = [(path, import_own(path, "measure.own", ("columns", "measure"))) for path in config.measure.own]
         for path, own in self._own:
             are_columns = isinstance(own.columns, tuple) and all(isinstance(column, Column) for column in own.columns)
-            if not are_columns or not all(_may_be_a_column(column.name) for column in own.columns):
+            if not are_columns or not all(may_be_a_column(column.name) for column in own.columns):
                 raise InputError(
                     f"measure.own: {path!r}: columns must be a tuple of jaxloop.Column, and their names words that "
                     f"metrics.csv has not ({', '.join(_PLACE)})"
@@ -89,7 +89,7 @@ class OwnMeasures:
             if (
                 not isinstance(found, dict)
                 or not found.keys() <= set(names)
-                or not all(map(_is_column_value, found.values()))
+                or not all(map(is_column_value, found.values()))
             ):
                 raise RunError(
                     f"measure.own: {path!r}: must give numbers by the names of its columns ({', '.join(names)}), and "
@@ -99,11 +99,13 @@ class OwnMeasures:
         return columns
 
 
-def _may_be_a_column(name: Any) -> bool:
+def may_be_a_column(name: Any) -> bool:
+    """Whether it may be the name of a column of metrics.csv beside the loop's own."""
     return isinstance(name, str) and name.isidentifier() and name not in _PLACE
 
 
-def _is_column_value(value: Any) -> bool:
+def is_column_value(value: Any) -> bool:
+    """Whether it is a number as a table holds one."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return abs(int(value)) < 10**300
     return isinstance(value, float | np.floating)
@@ -119,9 +121,9 @@ def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[s
     for setting, name, columns in kinds:
         if not is_own(name):
             continue
-        right = isinstance(columns, dict) and all(map(_may_be_a_column, columns))
+        right = isinstance(columns, dict) and all(map(may_be_a_column, columns))
         taken = sorted(columns.keys() & measured.keys()) if right and columns is not measured else []
-        if not right or taken or not all(_is_column_value(value) for value in columns.values()):
+        if not right or taken or not all(is_column_value(value) for value in columns.values()):
             raise RunError(
                 f"{setting} = {name!r}: columns must be numbers by names that metrics.csv has not otherwise; it gave "
                 f"{str(columns)[:100]}; what was measured before is kept"

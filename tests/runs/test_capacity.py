@@ -102,14 +102,14 @@ def test_rows_that_could_not_be_measured_are_not_gone_on_from(tmp_path, monkeypa
     rows would be missing for ever, and a resume refused), or ends in a traceback.
     """
     run_tiny(tmp_path / "undisturbed", SEEDS, "learner.name=resample")
-    tables_of, failures = runner.tables_of, iter([NO_MEMORY, MemoryError()])
+    kept_of, failures = runner.kept_of, iter([NO_MEMORY, MemoryError()])
 
     def measured(record, *others):
         if record.state.generation == 1 and (error := next(failures, None)):
             raise error
-        return tables_of(record, *others)
+        return kept_of(record, *others)
 
-    monkeypatch.setattr(runner, "tables_of", measured)
+    monkeypatch.setattr(runner, "kept_of", measured)
     with pytest.raises(RunError, match=r"^memory ran out; .*--plan.*; what was measured before is kept$"):
         run_tiny(tmp_path / "run", SEEDS, "learner.name=resample")
     run_tiny(tmp_path / "run", SEEDS, "learner.name=resample")

@@ -15,7 +15,7 @@ from jaxloop.config.presets import configured, load
 from jaxloop.errors import InputError, RunError
 from jaxloop.runs.integrity import verify_run
 from jaxloop.runs.plan import plan
-from jaxloop.systems.interfaces import RowFormat
+from jaxloop.systems.interfaces import Measured, RowFormat
 
 GRID = "grid={'cycle.fresh_share' = [0.0, 0.5]}"
 PARTS = {
@@ -171,6 +171,11 @@ def test_what_is_no_part_of_its_kind_is_refused(override, said, tmp_path):
         (("learner.name=own:Unknown",), "'own:Unknown': the system keeps the log-probability of each sample", 0),
         (("learner.name=own:Fewer",), "'own:Fewer': finish must give a list of one Written for each of the 1 tasks", 0),
         (("learner.name=own:Quits",), "'own:Quits': SystemExit", 0),
+        (
+            ("learner.name=own:Lost",),
+            "training diverged: loop 0 in generation 2; learner.name = 'own:Lost' says so;",
+            2,
+        ),
         (("cycle.name=own:Mislaid",), "cycle.name = 'own:Mislaid': generation 2: training has 57 rows, and", 2),
         (("curation.name=own:NoPlaces",), "curation.name = 'own:NoPlaces': choose must give 60 places", 0),
         (('measure.own=["own:Undeclared"]',), "measure.own: 'own:Undeclared': must give numbers by the names of", 0),
@@ -226,3 +231,44 @@ def test_rows_that_are_not_as_a_system_says_are_not_written(tmp_path, monkeypatc
     monkeypatch.setattr(own.Dice, "row_format", lambda self, config: RowFormat("throws", np.dtype(object), (2,)))
     with pytest.raises(InputError, match="all must be numbers"):
         run_silently(dice(), tmp_path / "other")
+
+
+TAIL = {"classes": "sum", "class": "7", "source_share": 1 / 6, "model_share": 0.1, "first_rows": 3, "alive_share": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("tails", "said"),
+    [
+        ([TAIL], "must give 2 rows of tails.csv, as tail_rows says, each with classes, class, .* and gave 1:"),
+        ([TAIL, {"class": "7"}], "and gave 2:"),
+        ([TAIL, TAIL | {"alive_share": "all"}], "and gave 2:"),
+        ([TAIL, TAIL | {"class": "7\n8"}], "and gave 2:"),
+        (None, "and gave NoneType"),
+    ],
+)
+def test_tails_that_no_reader_could_use_are_not_written(tails, said, tmp_path, monkeypatch):
+    """Catches a run that ends well, and whose summary, figures and resume do not."""
+    monkeypatch.setattr(own.Throws, "tail_rows", lambda self, generation: 2)
+    monkeypatch.setattr(own.Throws, "measure", lambda self, record: Measured({"diversity": 1.0}, tails, {}))
+    with pytest.raises(RunError, match=said):
+        run_silently(dice(), tmp_path / "run")
+
+
+def test_what_is_no_measurement_is_named(tmp_path, monkeypatch):
+    """Catches a traceback where measures of one's own give their columns alone."""
+    monkeypatch.setattr(own.Throws, "measure", lambda self, record: {"diversity": 1.0})
+    with pytest.raises(RunError, match=r"measure must give a jaxloop.Measured, and gave \{'diversity'"):
+        run_silently(dice(), tmp_path / "run")
+
+
+def test_tails_of_a_system_of_ones_own_are_kept_and_gone_on_from(tmp_path, monkeypatch):
+    """Catches a resume, a figure or a check that takes the tails of a system of one's own for damage."""
+    measure = own.Throws.measure
+    monkeypatch.setattr(own.Throws, "tail_rows", lambda self, generation: 2)
+    monkeypatch.setattr(
+        own.Throws, "measure", lambda self, record: measure(self, record)._replace(tails=[TAIL, TAIL | {"class": "8"}])
+    )
+    run_silently(dice(), tmp_path / "run")
+    run_silently(dice("cycle.generations=6"), tmp_path / "run")
+    assert len(read(tmp_path / "run", "tails")) == 2 * len(read(tmp_path / "run"))
+    assert verify_run(tmp_path / "run").damages == []

@@ -13,7 +13,7 @@ from jaxloop.config.presets import load
 from jaxloop.config.schema import loops
 from jaxloop.loop.interfaces import Task
 from jaxloop.loop.run_loops import rows_to_write
-from jaxloop.runs.measuring import tables_of
+from jaxloop.runs.measuring import kept_of
 from jaxloop.systems.registry import learner_of, system_of
 
 SMALL = {
@@ -90,7 +90,7 @@ def test_what_is_written_and_measured_is_what_is_declared(system, learner):
         assert bool(one.parameters) == bool(of_system.parameter_shapes(config))
     declared = [column.name for column in of_system.columns.declared]
     (kept_record, *_) = recorded(config, of_system, tasks, written, seconds)
-    measured, tables = tables_of(kept_record, measures, of_system)
+    arrays, tables = kept_of(kept_record, measures, of_system)
     (columns,) = tables["metrics"]
     assert set(columns) - {"loop", "seed", "generation", "control"} == set(declared)
     assert len(tables["tails"]) == measures.tail_rows(0) <= max(of_system.tail_classes(config), measures.tail_rows(0))
@@ -99,7 +99,7 @@ def test_what_is_written_and_measured_is_what_is_declared(system, learner):
         value = columns[name]
         # Estimates of a divergence may fall below what it can be.
         assert np.isnan(value) or name.endswith("_kl_nats") or least <= value <= most, name
-    assert {name: array.dtype for name, array in measured.of_samples.items()}.items() <= kept.items()
+    assert {name: array.dtype for name, array in arrays.items()} == {row.name: row.dtype, **kept}
 
 
 def recorded(config, of_system, tasks, written, seconds):

@@ -11,7 +11,7 @@ from jaxloop.loop.interfaces import Learner
 from jaxloop.systems.interfaces import ModelCost, RowFormat, System
 from jaxloop.systems.logic import measures, source
 from jaxloop.systems.logic.columns import COLUMNS
-from jaxloop.systems.logic.judge import Judgement
+from jaxloop.systems.logic.judge import VERDICTS, Judgement
 from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
 from jaxloop.systems.logic.learners import reference_learner, transformer_learner
 from jaxloop.systems.logic.settings import LogicConfig
@@ -68,7 +68,11 @@ class Logic(System[LogicConfig]):
 
     def against_divergence(self, config: LogicConfig) -> str:
         """Shorter steps."""
-        return f"lower train.learning_rate (there {config.train.learning_rate:g})"
+        return f"the loss became not a number, so lower train.learning_rate (there {config.train.learning_rate:g})"
+
+    def judged(self, samples: dict[str, np.ndarray]) -> list[str]:
+        """The verdicts."""
+        return [VERDICTS[verdict] for verdict in samples["verdict"].tolist()]
 
     def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:
         """With what the judge says of each."""

@@ -11,7 +11,7 @@ from jaxloop.config.schema import loops
 from jaxloop.errors import InputError
 from jaxloop.loop.rows import unique_rows
 from jaxloop.loop.run_loops import run_loops
-from jaxloop.runs.measuring import tables_of
+from jaxloop.runs.measuring import kept_of
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.learners import FITS, reference_learner
 from jaxloop.systems.logic.settings import LogicLearnerSettings
@@ -59,7 +59,7 @@ def measured(*overrides: str) -> list[dict]:
     yardsticks = logic.measures(config)
     run_loops(
         loops(config), {}, logic, learner, yardsticks.probes(learner),
-        lambda record: found.append(tables_of(record, yardsticks, logic)[1]), silent,
+        lambda record: found.append(kept_of(record, yardsticks, logic)[1]), silent,
     )  # fmt: skip
     return found
 
