@@ -1,15 +1,17 @@
 """Checks of the devices that JAX has: reached, right, and the same twice; and the runs that their memory holds."""
 
+import contextlib
 import functools
 import importlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import numpy as np
 
 from jaxloop.config.presets import load
-from jaxloop.config.schema import Config, loops
+from jaxloop.config.schema import PopulationSettings, loops
 from jaxloop.errors import InputError
 from jaxloop.learners.placement import Placement
 from jaxloop.learners.transformer.one_step import (
@@ -19,9 +21,17 @@ from jaxloop.learners.transformer.one_step import (
     differences,
     make_step,
 )
+from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.runs.costs import require_memory, total
-from jaxloop.runs.environment import cheap_checks, devices_in_words, nothing_kept, prepare, require_devices
+from jaxloop.runs.environment import (
+    cheap_checks,
+    devices_in_words,
+    nothing_kept,
+    platforms_asked_for,
+    prepare,
+    require_devices,
+)
 from jaxloop.runs.findings import Finding
 from jaxloop.runs.programs import programs
 from jaxloop.runs.resources import size_text
@@ -37,7 +47,7 @@ def checks() -> dict[str, Callable[[], list[Finding]]]:
     begun = time.monotonic()
     importlib.import_module("jaxloop.runs.runner")  # and all that it imports, which a run needs
     prepare()
-    return {
+    found = {
         "devices": check_devices,
         **cheap_checks(),
         "memory of runs": check_memory_of_runs,
@@ -45,20 +55,33 @@ def checks() -> dict[str, Callable[[], list[Finding]]]:
         "bfloat16": check_bfloat16,
         "the same twice": lambda: check_same_twice(begun),
     }
+    return {name: functools.partial(_with_devices, look) for name, look in found.items()}
+
+
+def _with_devices(look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check finds; it is refused where there are no devices."""
+    require_devices()
+    return look()
 
 
 def check_devices() -> list[Finding]:
     """The devices, and the memory that programs may take of each."""
-    require_devices()
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
-        return [Finding("devices", f"{devices_in_words()}, one a core; they share the machine's memory")]
-    sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+        return [Finding("devices", f"{devices_in_words()}; they share the machine's memory")]
+    sizes = [_memory_bytes(device) for device in devices]
     texts = dict.fromkeys(size_text(size) if size else "of unknown size" for size in sizes)
     told = f"memory for programs: {', '.join(texts)} each"
     if not all(sizes):
         told += " (it has no statistics; a run takes fewer loops at once where memory runs out)"
     return [Finding("devices", f"{devices_in_words()}; {told}")]
+
+
+def _memory_bytes(device: jax.Device) -> int | None:
+    """What programs may take of a device's memory; None where it does not tell."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # so some plugins say that they have no statistics
+        return (device.memory_stats() or {}).get("bytes_limit")
+    return None
 
 
 def check_memory_of_runs() -> list[Finding]:
@@ -68,7 +91,7 @@ def check_memory_of_runs() -> list[Finding]:
         config, warnings = load(name, []), []
         try:
             needed = size_text(total(require_memory(programs(loops(config)), system_of(config), warnings.append)))
-            said.append(f"{name} takes {needed}{', more than is roomy' if warnings else ''}")
+            said.append(f"{name} takes {needed}{' and hardly fits' if warnings else ''}")
         except InputError as error:
             warnings.append(str(error))
             said.append(f"{name} does not fit")
@@ -77,20 +100,14 @@ def check_memory_of_runs() -> list[Finding]:
     return [Finding("memory of runs", "; ".join(said), to_do)]
 
 
-@functools.cache
-def _config() -> Config:
-    """Of the model and the rows that are computed with."""
-    return load("quick", ["model.layers=1", "model.dropout=0.2"])
-
-
 class _Steps:
     """One step, compiled for all devices at once as a run's programs are."""
 
-    def __init__(self, activations: str, precision: str | None = None):
-        self._activations = activations
+    def __init__(self, activations: Literal["float32", "bfloat16"], precision: str | None = None):
+        self._activations: Literal["float32", "bfloat16"] = activations
         step, corpus = _step(activations)
         devices = jax.local_devices()
-        placement = Placement(_config().population, len(devices))
+        placement = Placement(PopulationSettings(loops_per_device=0), len(devices))
         self._precision, self._program = precision, placement.map(step)
         self._corpora = placement.put([corpus])
 
@@ -105,11 +122,14 @@ class _Steps:
         return [jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(len(stacked.nats))]
 
 
-def _step(activations: str) -> tuple[Callable, object]:
-    config = _config()
+def _step(activations: Literal["float32", "bfloat16"]) -> tuple[Callable, object]:
+    """A step of a tiny model, on rows such as a run has."""
+    config = load("quick", [])
     rows = system_of(config).first_rows(config, 0)[:100]
-    model = config.model.model_copy(update={"activations": activations})
-    return make_step(model, Vocabulary(int(rows.max()) + 1), rows)
+    settings = ModelSettings(
+        layers=1, heads=2, width=32, context_tokens=rows.shape[1], dropout=0.2, activations=activations
+    )
+    return make_step(settings, Vocabulary(int(rows.max()) + 1), rows)
 
 
 @functools.cache
@@ -122,7 +142,7 @@ def _of_the_cpu() -> StepResult:
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
-        asked = f"JAX_PLATFORMS={jax.config.jax_platforms}"
+        asked = f"JAX_PLATFORMS={','.join(platforms_asked_for())}"
         raise InputError(f"{asked} leaves no CPU to compare with; say {asked},cpu") from None
     step, corpus = _step("float32")
     with jax.default_device(device), jax.default_matmul_precision("highest"):

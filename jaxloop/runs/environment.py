@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
@@ -22,10 +23,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.errors import InputError
 from jaxloop.runs.findings import Finding, guarded, reason
+from jaxloop.runs.hardware import is_there
 from jaxloop.runs.resources import core_count
 from jaxloop.runs.versions import check_packages, check_plugins, check_python, cuda_extra, refused_cuda
-
-_ROOT = Path("/")
 
 # JAX's own defaults, for each of which there is a variable of the environment. A JAX that lacks one has no other value.
 _SETTINGS = {
@@ -67,6 +67,11 @@ _DEVICE_COUNT = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 _CPU_MEANT = "JAX_PLATFORMS=cpu says that the CPU is meant"
 
 
+def _told(name: str) -> Any:
+    """What JAX was told of a setting, by its environment or by a program; None where this JAX has no such setting."""
+    return jax.config.values.get(name)
+
+
 def prepare() -> None:
     """Tell JAX all that results depend on, which devices there are and where programs are kept; changes the process.
 
@@ -95,7 +100,7 @@ def use_all_cores() -> None:
 def _devices_asked_for() -> int:
     """The number of CPU devices that the environment sets; 0 where it sets none."""
     flag = _DEVICE_COUNT.search(os.environ.get("XLA_FLAGS", ""))
-    return max(jax.config.jax_num_cpu_devices, int(flag[1]) if flag else 0)
+    return max(_told("jax_num_cpu_devices"), int(flag[1]) if flag else 0)
 
 
 def keep_compiled_programs() -> None:
@@ -103,7 +108,7 @@ def keep_compiled_programs() -> None:
 
     Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if _told("jax_compilation_cache_dir") is None:
         folder = _own_cache()
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +117,7 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logger = logging.getLogger("jax._src.compiler")
     if not any(isinstance(one, _DamagedPrograms) for one in logger.filters):
-        logger.addFilter(_DamagedPrograms(logger.parent))
+        logger.addFilter(_DamagedPrograms(logger.parent or logging.getLogger()))
         logger.setLevel(logging.DEBUG)
     # Such a program is compiled once more and then replaced, so nobody need know.
     warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
@@ -132,7 +137,7 @@ def nothing_kept() -> Iterator[None]:
 
     JAX asks once in a process whether programs are kept, and has to be told to ask again.
     """
-    kept = jax.config.jax_enable_compilation_cache
+    kept = _told("jax_enable_compilation_cache")
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     jax.clear_caches()
@@ -155,10 +160,11 @@ class _DamagedPrograms(logging.Filter):
         self._above = above
 
     def filter(self, record: logging.LogRecord) -> bool:
-        folder = jax.config.jax_compilation_cache_dir
-        if folder and str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS") and len(record.args) == 2:
+        folder = _told("jax_compilation_cache_dir")
+        told = record.args if isinstance(record.args, tuple) else ()
+        if folder and str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS") and len(told) == 2:
             with contextlib.suppress(OSError):
-                (Path(folder) / f"{record.args[1]}-cache").unlink(missing_ok=True)
+                (Path(folder) / f"{told[1]}-cache").unlink(missing_ok=True)
         # Nothing is printed that would not be without this.
         return record.levelno >= self._above.getEffectiveLevel()
 
@@ -215,11 +221,11 @@ def require_devices() -> None:
     except Exception as error:  # Each JAX has another one; some say nothing.
         said = [*_hear_of_plugins().said, *([reason(error)] if str(error) else [])]
         why = "; ".join(said) or "there are none of that kind"
-        asked = jax.config.jax_platforms
+        asked = _told("jax_platforms")
         if asked:
             raise InputError(
                 f"JAX_PLATFORMS={asked}: JAX finds no such devices ({why}); unset it, or install what it needs: "
-                f"{_installation(_platforms_asked_for()[0])}; {_CPU_MEANT}"
+                f"{_installation(platforms_asked_for()[0])}; {_CPU_MEANT}"
             ) from None
         raise InputError(f"JAX finds no devices ({why}); reinstall the plugin, or remove it; {_CPU_MEANT}") from None
 
@@ -313,8 +319,8 @@ def check_environment() -> list[Finding]:
 def check_compiled_programs() -> list[Finding]:
     """Whether compiled programs are kept."""
     check, every_start = "compiled programs", "every start compiles all anew"
-    folder = jax.config.jax_compilation_cache_dir
-    if not jax.config.jax_enable_compilation_cache:
+    folder = _told("jax_compilation_cache_dir")
+    if not _told("jax_enable_compilation_cache"):
         return [Finding(check, f"are not kept, JAX_ENABLE_COMPILATION_CACHE says so: {every_start}")]
     if folder and "://" in folder:
         return [Finding(check, f"are kept in {folder}, which was not looked at")]
@@ -340,14 +346,14 @@ def _read_below_jax() -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _platforms_asked_for() -> list[str]:
+def platforms_asked_for() -> list[str]:
     """What JAX was told to compute on, the first one first; an empty text where it may choose."""
-    return (jax.config.jax_platforms or jax.config.values.get("jax_platform_name") or "").split(",")
+    return str(_told("jax_platforms") or _told("jax_platform_name") or "").split(",")
 
 
 def is_cpu_meant() -> bool:
     """Whether somebody has said that the CPU is to compute."""
-    return _platforms_asked_for()[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return platforms_asked_for()[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
 
 
 def _mending() -> str:
@@ -360,7 +366,7 @@ def _mending() -> str:
 def _idle_accelerators() -> list[Finding]:
     """Accelerators that are there, or were asked for, and do not compute, while the CPU does."""
     for name, platform_name in (("AN NVIDIA GPU", "cuda"), ("AN AMD GPU", "rocm"), ("A TPU", "tpu")):
-        if _is_there(platform_name):
+        if is_there(platform_name):
             # What is installed and does not come up is of the right kind.
             extra = cuda_extra() if platform_name == "cuda" else None
             install = (
@@ -373,7 +379,7 @@ def _idle_accelerators() -> list[Finding]:
                     f"run: {install}; {_CPU_MEANT}",
                 )
             ]
-    asked = _platforms_asked_for()[0]
+    asked = platforms_asked_for()[0]
     if asked:
         return [
             Finding(
@@ -383,28 +389,6 @@ def _idle_accelerators() -> list[Finding]:
             )
         ]
     return []
-
-
-def _is_there(platform_name: str) -> bool:
-    """Whether the system has a device of this platform, whatever JAX makes of it."""
-    patterns = {
-        "cuda": ("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/dxg", "proc/driver/nvidia/version"),
-        "rocm": ("dev/kfd",),
-        "tpu": ("dev/accel[0-9]*",),
-    }
-    if any(next(_ROOT.glob(pattern), None) for pattern in patterns[platform_name]):
-        return True
-    # Newer TPUs are devices of VFIO; whatever else is one is of another vendor than Google.
-    return platform_name == "tpu" and any(_ROOT.glob("dev/vfio/[0-9]*")) and "0x1ae0" in _pci_vendors()
-
-
-def _pci_vendors() -> set[str]:
-    """The vendors of all devices on the PCI bus."""
-    found = set()
-    for path in _ROOT.glob("sys/bus/pci/devices/*/vendor"):
-        with contextlib.suppress(OSError):
-            found.add(path.read_text(encoding="utf-8").strip())
-    return found
 
 
 def _why_not(platform_name: str) -> str:

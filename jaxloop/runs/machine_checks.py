@@ -8,9 +8,10 @@ from pathlib import Path
 
 from jaxloop.runs import resources
 from jaxloop.runs.findings import Finding
+from jaxloop.runs.hardware import is_there, pci_vendors
 from jaxloop.runs.versions import check_packages, check_plugins, check_python
 
-_NVIDIA_SECONDS = 15
+_NVIDIA, _NVIDIA_SECONDS = "0x10de", 15  # as a vendor on the PCI bus
 _ROOMY_BYTES, _ROOMY_FILES = 2**30, 10_000
 _TRIED_BYTES = 2**20
 
@@ -25,10 +26,11 @@ def checks(out: str) -> dict[str, Callable[[], list[Finding]]]:
         "Python": check_python,
         "packages": check_packages,
         "plugins": check_plugins,
-        "NVIDIA's driver": check_driver,
         "cores": check_cores,
         "memory": check_memory,
+        # The last two may never come back, and then end the others.
         "folder of runs": lambda: check_folder(Path(out)),
+        "NVIDIA's driver": check_driver,
     }
 
 
@@ -48,10 +50,10 @@ def check_driver() -> list[Finding]:
     )
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if done.returncode or not lines:
-        said = lines[0] if lines else f"code {done.returncode}"
-        return [
-            Finding("NVIDIA's driver", f"nvidia-smi fails: {said}", "put the driver right, without it no GPU computes")
-        ]
+        said = f"nvidia-smi says: {lines[0] if lines else f'code {done.returncode}'}"
+        if not (is_there("cuda") or _NVIDIA in pci_vendors()):
+            return [Finding("NVIDIA's driver", f"{said}; no GPU of NVIDIA's is there")]
+        return [Finding("NVIDIA's driver", said, "put the driver right, without it no GPU computes")]
     gpus = {line: lines.count(line) for line in lines}
     return [Finding("NVIDIA's driver", "; ".join(f"{count} x {line} used" for line, count in gpus.items()))]
 
@@ -61,8 +63,9 @@ def check_cores() -> list[Finding]:
     cores, there = resources.core_count(), resources.machine_core_count()
     limited = f" of {there}, the limit of a container, a batch system or an affinity" if cores < there else ""
     # Two at least, for the reason given in `environment.use_all_cores`.
-    meaning = f"{max(cores, 2)} models train at once on the CPU, or fewer where memory is short"
-    return [Finding("cores", f"{cores}{limited}; {meaning}")]
+    meaning = f"{max(cores, 2)} models train at once on the CPU"
+    more = "population.loops_per_device has more beside each other, and short memory fewer"
+    return [Finding("cores", f"{cores}{limited}; {meaning} ({more})")]
 
 
 def check_memory() -> list[Finding]:

@@ -22,7 +22,7 @@ _LIBRARIES = re.compile(r"libtpu|jax-rocm\d+-(plugin|pjrt)")
 
 def check_python() -> list[Finding]:
     """Python against what jaxloop asks for."""
-    asked = metadata.metadata(_OWN).get("Requires-Python") or ""
+    asked = ",".join(metadata.metadata(_OWN).get_all("Requires-Python") or [])
     version = platform.python_version()
     fits = Requirement(f"python{asked}").specifier.contains(version, prereleases=True)
     to_do = "" if fits else f"jaxloop needs Python {asked}: make a virtual environment of such a one"

@@ -11,7 +11,7 @@ import pytest
 from processes import TESTS, python
 from tiny import results, run_tiny
 
-from jaxloop.runs import environment
+from jaxloop.runs import environment, hardware
 
 TINY = """
 import sys
@@ -74,7 +74,7 @@ def test_what_xla_reads_itself_is_said_and_among_what_results_depend_on(monkeypa
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine without an accelerator, whose devices and installed plugins are added to; nobody asks for the CPU."""
-    monkeypatch.setattr(environment, "_ROOT", tmp_path / "root")
+    monkeypatch.setattr(hardware, "_ROOT", tmp_path / "root")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     platforms = jax.config.jax_platforms
     jax.config.update("jax_platforms", None)

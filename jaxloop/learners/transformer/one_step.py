@@ -53,7 +53,7 @@ def make_step(settings: ModelSettings, vocabulary: Vocabulary, tokens_NxT: np.nd
         nats_2xSxE = score(parameters, corpus, jax.numpy.float32(1), jax.numpy.bool_(True))
         return StepResult(nats, gradient, nats_2xSxE[0].reshape(-1))
 
-    return step, Corpus(sorted_NxT, planned, np.int32(count))
+    return step, Corpus(sorted_NxT, planned, np.asarray(count, np.int32))
 
 
 def differences(found: StepResult, right: StepResult) -> dict[str, float]:
