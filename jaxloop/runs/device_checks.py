@@ -5,7 +5,6 @@ import functools
 import importlib
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import numpy as np
@@ -17,12 +16,11 @@ from jaxloop.learners.placement import Placement
 from jaxloop.learners.transformer.one_step import (
     MOST_BFLOAT16,
     MOST_FLOAT32,
+    Activations,
     StepResult,
     differences,
-    make_step,
+    make_tiny_step,
 )
-from jaxloop.learners.transformer.settings import ModelSettings
-from jaxloop.learners.vocabulary import Vocabulary
 from jaxloop.runs.costs import require_memory, total
 from jaxloop.runs.environment import (
     cheap_checks,
@@ -69,7 +67,7 @@ def check_devices() -> list[Finding]:
     devices = jax.local_devices()
     if devices[0].platform == "cpu":
         return [Finding("devices", f"{devices_in_words()}; they share the machine's memory")]
-    sizes = [_memory_bytes(device) for device in devices]
+    sizes = [_memory_bytes(place) for place in range(len(devices))]
     texts = dict.fromkeys(size_text(size) if size else "of unknown size" for size in sizes)
     told = f"memory for programs: {', '.join(texts)} each"
     if not all(sizes):
@@ -77,10 +75,10 @@ def check_devices() -> list[Finding]:
     return [Finding("devices", f"{devices_in_words()}; {told}")]
 
 
-def _memory_bytes(device: jax.Device) -> int | None:
-    """What programs may take of a device's memory; None where it does not tell."""
+def _memory_bytes(place: int) -> int | None:
+    """What programs may take of the memory of a device; None where it does not tell."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # so some plugins say that they have no statistics
-        return (device.memory_stats() or {}).get("bytes_limit")
+        return (jax.local_devices()[place].memory_stats() or {}).get("bytes_limit")
     return None
 
 
@@ -103,8 +101,8 @@ def check_memory_of_runs() -> list[Finding]:
 class _Steps:
     """One step, compiled for all devices at once as a run's programs are."""
 
-    def __init__(self, activations: Literal["float32", "bfloat16"], precision: str | None = None):
-        self._activations: Literal["float32", "bfloat16"] = activations
+    def __init__(self, activations: Activations, precision: str | None = None):
+        self._activations: Activations = activations
         step, corpus = _step(activations)
         devices = jax.local_devices()
         placement = Placement(PopulationSettings(loops_per_device=0), len(devices))
@@ -122,14 +120,10 @@ class _Steps:
         return [jax.tree.map(lambda leaf, place=place: leaf[place], stacked) for place in range(len(stacked.nats))]
 
 
-def _step(activations: Literal["float32", "bfloat16"]) -> tuple[Callable, object]:
+def _step(activations: Activations) -> tuple[Callable, object]:
     """A step of a tiny model, on rows such as a run has."""
-    config = load("quick", [])
-    rows = system_of(config).first_rows(config, 0)[:100]
-    settings = ModelSettings(
-        layers=1, heads=2, width=32, context_tokens=rows.shape[1], dropout=0.2, activations=activations
-    )
-    return make_step(settings, Vocabulary(int(rows.max()) + 1), rows)
+    config = load(_PRESETS[0], [])
+    return make_tiny_step(activations, system_of(config).first_rows(config, 0)[:100])
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.errors import InputError
 from jaxloop.runs.findings import Finding, guarded, reason
-from jaxloop.runs.hardware import is_there
+from jaxloop.runs.hardware import is_cpu_chosen, is_there
 from jaxloop.runs.resources import core_count
 from jaxloop.runs.versions import check_packages, check_plugins, check_python, cuda_extra, refused_cuda
 
@@ -232,11 +232,10 @@ def require_devices() -> None:
 
 def _installation(platform_name: str) -> str:
     """The command that installs JAX's plugin for a platform."""
-    own = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
-    if platform_name in own:
-        return f"pip install 'jaxloop-collapse[{own[platform_name]}]'"
-    extra = "rocm7-local" if platform_name == "rocm" else platform_name
-    return f"pip install 'jax[{extra}]=={metadata.version('jax')}'"
+    if platform_name == "rocm":
+        return f"pip install 'jax[rocm7-local]=={metadata.version('jax')}'"
+    extra = {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform_name)
+    return f"pip install 'jaxloop-collapse[{extra}]'" if extra else "jaxloop knows cuda, rocm, tpu and cpu"
 
 
 def devices_in_words() -> str:
@@ -353,7 +352,7 @@ def platforms_asked_for() -> list[str]:
 
 def is_cpu_meant() -> bool:
     """Whether somebody has said that the CPU is to compute."""
-    return platforms_asked_for()[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return is_cpu_chosen(",".join(platforms_asked_for()))
 
 
 def _mending() -> str:

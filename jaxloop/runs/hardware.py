@@ -1,6 +1,7 @@
 """Which accelerators the system has, whatever JAX makes of them."""
 
 import contextlib
+import os
 from pathlib import Path
 
 _ROOT = Path("/")
@@ -17,6 +18,11 @@ def is_there(platform_name: str) -> bool:
         return True
     # Newer TPUs are devices of VFIO; whatever else is one is of another vendor than Google.
     return platform_name == "tpu" and any(_ROOT.glob("dev/vfio/[0-9]*")) and "0x1ae0" in pci_vendors()
+
+
+def is_cpu_chosen(platforms: str) -> bool:
+    """Whether somebody has said that the CPU is to compute, by the platforms of JAX or by hiding all GPUs."""
+    return platforms.split(",")[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
 
 
 def pci_vendors() -> set[str]:

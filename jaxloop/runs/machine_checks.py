@@ -1,5 +1,6 @@
 """Checks of a machine without JAX: packages, drivers, cores and memory, and the folder where runs would go."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from jaxloop.runs import resources
 from jaxloop.runs.findings import Finding
-from jaxloop.runs.hardware import is_there, pci_vendors
+from jaxloop.runs.hardware import is_cpu_chosen, is_there, pci_vendors
 from jaxloop.runs.versions import check_packages, check_plugins, check_python
 
 _NVIDIA, _NVIDIA_SECONDS = "0x10de", 15  # as a vendor on the PCI bus
@@ -25,13 +26,19 @@ def checks(out: str) -> dict[str, Callable[[], list[Finding]]]:
     return {
         "Python": check_python,
         "packages": check_packages,
-        "plugins": check_plugins,
+        "plugins": check_chosen_plugins,
         "cores": check_cores,
         "memory": check_memory,
         # The last two may never come back, and then end the others.
         "folder of runs": lambda: check_folder(Path(out)),
         "NVIDIA's driver": check_driver,
     }
+
+
+def check_chosen_plugins() -> list[Finding]:
+    """JAX's plugins, with which nothing need be done where the CPU is chosen."""
+    chosen = is_cpu_chosen(os.environ.get("JAX_PLATFORMS", ""))
+    return [one._replace(to_do="" if chosen else one.to_do) for one in check_plugins()]
 
 
 def check_driver() -> list[Finding]:

@@ -158,6 +158,15 @@ def test_a_limit_of_cores_is_said(monkeypatch):
     assert line.found.startswith("2 of 64, the limit of a container")
 
 
+def test_a_plugin_that_does_not_fit_is_no_matter_where_the_cpu_is_chosen(monkeypatch):
+    """Catches a doctor that finds fault with what a run does not warn of."""
+    monkeypatch.setattr(machine_checks, "check_plugins", lambda: [Finding("plugins", "refused", "install it")])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for platforms, to_do in (("cuda,cpu", "install it"), ("cpu", "")):
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        assert machine_checks.check_chosen_plugins() == [Finding("plugins", "refused", to_do)]
+
+
 @pytest.mark.parametrize(
     ("script", "has_gpu", "found", "fine"),
     [

@@ -139,12 +139,15 @@ def test_a_platform_that_is_asked_for_and_not_there_is_named(machine):
     assert "JAX_PLATFORMS asks for cuda first" in line and "pip install 'jaxloop-collapse[cuda]'" in line
 
 
-@pytest.mark.parametrize("asked", ["cuda", "gpu", "tpu", "nothing_of_the_kind"])
-def test_devices_that_are_not_there_are_a_refusal_in_words(asked, tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "advice"),
+    [("cuda", "[cuda]'"), ("gpu", "[cuda]'"), ("tpu", "[tpu]'"), ("nothing_of_the_kind", "knows cuda, rocm, tpu")],
+)
+def test_devices_that_are_not_there_are_a_refusal_in_words(asked, advice, tmp_path):
     """Catches `AssertionError: ` as all that is said of `JAX_PLATFORMS=cuda` on a machine without a GPU."""
     done = python(TINY, TESTS, tmp_path / "run", *ONE, JAX_PLATFORMS=asked)
     last = done.stderr.splitlines()[-1]
-    assert f"InputError: JAX_PLATFORMS={asked}: JAX finds no such devices" in last and "pip install" in last
+    assert f"InputError: JAX_PLATFORMS={asked}: JAX finds no such devices" in last and advice in last
 
 
 BROKEN = """

@@ -4,7 +4,7 @@ Legend: N expressions, T tokens an expression.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from jaxloop.learners.vocabulary import Vocabulary
 # How far a step may differ, as a share of what is right: with the products of float32, with those that devices take
 # for float32 unless told otherwise (TF32 has 10 bits of mantissa), and in bfloat16.
 MOST_FLOAT32, MOST_TF32, MOST_BFLOAT16 = 1e-4, 1e-2, 2e-2
+
+Activations = Literal["float32", "bfloat16"]
 
 
 class StepResult(NamedTuple):
@@ -54,6 +56,13 @@ def make_step(settings: ModelSettings, vocabulary: Vocabulary, tokens_NxT: np.nd
         return StepResult(nats, gradient, nats_2xSxE[0].reshape(-1))
 
     return step, Corpus(sorted_NxT, planned, np.asarray(count, np.int32))
+
+
+def make_tiny_step(activations: Activations, tokens_NxT: np.ndarray) -> tuple[Callable, Corpus]:
+    """Build a step of a model that is compiled in seconds, see `make_step`; the greatest of all tokens is the end."""
+    width = tokens_NxT.shape[1]
+    settings = ModelSettings(layers=1, heads=2, width=32, context_tokens=width, dropout=0.2, activations=activations)
+    return make_step(settings, Vocabulary(int(tokens_NxT.max()) + 1), tokens_NxT)
 
 
 def differences(found: StepResult, right: StepResult) -> dict[str, float]:
