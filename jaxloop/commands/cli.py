@@ -345,6 +345,44 @@ def bench(
 
 
 @app.command()
+def doctor(
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_local_path, metavar="DIR", help="The folder where runs would go; by default runs."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the table to standard error, and the same as JSON to standard output.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show all that libraries said, and tracebacks.")] = False,
+) -> None:
+    """Examine this machine in at most a minute: packages, devices and their results, folders, cores and memory.
+
+    Each line of the table ends in `ok` or in what to do; the exit code is 1 if there is anything to do.
+
+    ```
+    jaxloop doctor
+    jaxloop doctor --out /scratch/runs --json
+    ```
+    """
+    import json
+
+    from jaxloop.commands.table_of_findings import as_json as findings_as_json
+    from jaxloop.commands.table_of_findings import show_findings
+    from jaxloop.runs.doctor import examine
+    from jaxloop.runs.terminal import make_console
+
+    examined = examine(out or Path("runs"))
+    if debug:
+        print(examined.log, file=sys.stderr)
+    show_findings(examined.findings, make_console(stderr=as_json))
+    found = findings_as_json(examined.findings)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def check(
     file: TextFile,
     overrides: Overrides = None,
@@ -441,7 +479,8 @@ def _say_what_is_computed_on() -> None:
     from jaxloop.runs.environment import complaints, devices_in_words, prepare
 
     prepare()
-    for line in (f"on {devices_in_words()}", *complaints()):
+    found = complaints()
+    for line in (f"on {devices_in_words()}", *found):
         _warn(line)
 
 

@@ -13,9 +13,9 @@ from jaxloop.analysis.columns import Columns
 from jaxloop.commands.frequent_samples import Frequent
 from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import printable
-from jaxloop.runs.costs import size_text, total
+from jaxloop.runs.costs import total
 from jaxloop.runs.plan import Plan, ProgramPlan
-from jaxloop.runs.resources import Disk, memory
+from jaxloop.runs.resources import Disk, memory, size_text
 
 # Of cells, and of programs.
 _MOST_ROWS = 30

@@ -14,6 +14,7 @@ from jaxloop.loop.memories import memory_of
 from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.runs import resources
 from jaxloop.runs.models import MOST_HELD_BYTES
+from jaxloop.runs.resources import size_text
 from jaxloop.systems.interfaces import System
 from jaxloop.systems.registry import learner_of
 
@@ -189,11 +190,3 @@ def _memory_parts(found: list[Program], system: System) -> tuple[list[Part], lis
 def _advice(parts: list[Part]) -> str:
     greatest = max(parts)
     return f"{size_text(greatest.bytes)} are for {greatest.what}: {greatest.remedy}"
-
-
-def size_text(size: float) -> str:
-    """So many bytes for a reader."""
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-        if size >= unit:
-            return f"{size / unit:,.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
-    return f"{size / 2**10:,.3g} KiB"

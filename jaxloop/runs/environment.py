@@ -10,16 +10,22 @@ import logging
 import os
 import platform
 import re
+import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
+from jax.experimental.compilation_cache import compilation_cache
 
+from jaxloop.errors import InputError
+from jaxloop.runs.findings import Finding, guarded, reason
+from jaxloop.runs.hardware import is_cpu_chosen, is_there
 from jaxloop.runs.resources import core_count
-
-_ROOT = Path("/")
+from jaxloop.runs.versions import check_packages, check_plugins, check_python, cuda_extra, refused_cuda
 
 # JAX's own defaults, for each of which there is a variable of the environment. A JAX that lacks one has no other value.
 _SETTINGS = {
@@ -58,6 +64,12 @@ _SETTINGS = {
 # Read by compilers and libraries under JAX when they are loaded.
 _READ_BELOW_JAX = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 _DEVICE_COUNT = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
+_CPU_MEANT = "JAX_PLATFORMS=cpu says that the CPU is meant"
+
+
+def _told(name: str) -> Any:
+    """What JAX was told of a setting, by its environment or by a program; None where this JAX has no such setting."""
+    return jax.config.values.get(name)
 
 
 def prepare() -> None:
@@ -68,6 +80,7 @@ def prepare() -> None:
     for name, value in _SETTINGS.items():
         if name in jax.config.values:
             jax.config.update(name, value)
+    _hear_of_plugins()
     use_all_cores()
     keep_compiled_programs()
 
@@ -87,7 +100,7 @@ def use_all_cores() -> None:
 def _devices_asked_for() -> int:
     """The number of CPU devices that the environment sets; 0 where it sets none."""
     flag = _DEVICE_COUNT.search(os.environ.get("XLA_FLAGS", ""))
-    return max(jax.config.values["jax_num_cpu_devices"], int(flag[1]) if flag else 0)
+    return max(_told("jax_num_cpu_devices"), int(flag[1]) if flag else 0)
 
 
 def keep_compiled_programs() -> None:
@@ -95,11 +108,8 @@ def keep_compiled_programs() -> None:
 
     Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        # A home folder may be shared by machines whose processors differ: each kind has its own programs.
-        processor = "".join(sorted(set(processor_lines())))
-        kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
-        folder = platformdirs.user_cache_path("jaxloop") / "compiled" / kind
+    if _told("jax_compilation_cache_dir") is None:
+        folder = _own_cache()
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -111,6 +121,31 @@ def keep_compiled_programs() -> None:
         logger.setLevel(logging.DEBUG)
     # Such a program is compiled once more and then replaced, so nobody need know.
     warnings.filterwarnings("ignore", message="Error reading persistent compilation cache entry")
+
+
+def _own_cache() -> Path:
+    """The folder of compiled programs in the user's cache folder."""
+    # A home folder may be shared by machines whose processors differ: each kind has its own programs.
+    processor = "".join(sorted(set(processor_lines())))
+    kind = hashlib.sha256(processor.encode()).hexdigest()[:12]
+    return platformdirs.user_cache_path("jaxloop") / "compiled" / kind
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Compile what is compiled within anew, whatever is kept of it.
+
+    JAX asks once in a process whether programs are kept, and has to be told to ask again.
+    """
+    kept = _told("jax_enable_compilation_cache")
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    jax.clear_caches()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", kept)
+        compilation_cache.reset_cache()
 
 
 class _DamagedPrograms(logging.Filter):
@@ -125,11 +160,11 @@ class _DamagedPrograms(logging.Filter):
         self._above = above
 
     def filter(self, record: logging.LogRecord) -> bool:
-        folder = jax.config.values["jax_compilation_cache_dir"]
-        is_miss = str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS")
-        if folder and is_miss and isinstance(record.args, tuple) and len(record.args) == 2:
+        folder = _told("jax_compilation_cache_dir")
+        told = record.args if isinstance(record.args, tuple) else ()
+        if folder and str(record.msg).startswith("PERSISTENT COMPILATION CACHE MISS") and len(told) == 2:
             with contextlib.suppress(OSError):
-                (Path(folder) / f"{record.args[1]}-cache").unlink(missing_ok=True)
+                (Path(folder) / f"{told[1]}-cache").unlink(missing_ok=True)
         # Nothing is printed that would not be without this.
         return record.levelno >= self._above.getEffectiveLevel()
 
@@ -147,6 +182,60 @@ def processor_name() -> str:
     """The processor's model."""
     names = (line.split(":", 1)[1].strip() for line in processor_lines() if "model name" in line)
     return next(names, platform.machine())
+
+
+class _BrokenPlugins(logging.Filter):
+    """Keeps what JAX says of plugins that it cannot load, in place of a traceback in its log."""
+
+    def __init__(self):
+        super().__init__()
+        self.said: list[str] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("Jax plugin configuration error"):
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        # JAX forgets to say which plugin it is, where that cannot be imported.
+        about = str(record.msg) if "%s" in str(record.msg) and not record.args else record.getMessage()
+        about = about.partition(": ")[2].replace("Plugin module %s", "a plugin")
+        self.said.append(f"{about}: {reason(error)}" if error else about)
+        return False
+
+
+def _hear_of_plugins() -> _BrokenPlugins:
+    """Who keeps what JAX says of broken plugins, in this process."""
+    logger = logging.getLogger("jax._src.xla_bridge")
+    heard = next((one for one in logger.filters if isinstance(one, _BrokenPlugins)), None) or _BrokenPlugins()
+    logger.addFilter(heard)  # again does nothing
+    return heard
+
+
+def require_devices() -> None:
+    """Reach the devices, or refuse.
+
+    Raises:
+      InputError: there are none, because JAX was told to use some that it does not find, or a plugin is broken.
+    """
+    try:
+        jax.local_devices()
+    except Exception as error:  # Each JAX has another one; some say nothing.
+        said = [*_hear_of_plugins().said, *([reason(error)] if str(error) else [])]
+        why = "; ".join(said) or "there are none of that kind"
+        asked = _told("jax_platforms")
+        if asked:
+            raise InputError(
+                f"JAX_PLATFORMS={asked}: JAX finds no such devices ({why}); unset it, or install what it needs: "
+                f"{_installation(platforms_asked_for()[0])}; {_CPU_MEANT}"
+            ) from None
+        raise InputError(f"JAX finds no devices ({why}); reinstall the plugin, or remove it; {_CPU_MEANT}") from None
+
+
+def _installation(platform_name: str) -> str:
+    """The command that installs JAX's plugin for a platform."""
+    if platform_name == "rocm":
+        return f"pip install 'jax[rocm7-local]=={metadata.version('jax')}'"
+    extra = {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform_name)
+    return f"pip install 'jaxloop-collapse[{extra}]'" if extra else "jaxloop knows cuda, rocm, tpu and cpu"
 
 
 def devices_in_words() -> str:
@@ -169,20 +258,85 @@ def results_depend_on() -> dict[str, str]:
 
 
 def complaints() -> list[str]:
-    """What is not as it should be with that on which is computed, a sentence each."""
-    found = []
-    if jax.default_backend() == "cpu":
-        found += _idle_accelerators()
-        if len(jax.local_devices()) < 2:
-            found.append(
-                "JAX was in use before with one CPU device: the last bits of results differ from those of a process "
-                "that begins with jaxloop"
-            )
-    found += [
-        f"{name} is set ({value}): results may differ in their last bits from those without it"
+    """What is not as it should be with that on which is computed, a sentence each: the cheap checks of `doctor`.
+
+    Raises:
+      InputError: there is nothing to compute on.
+    """
+    require_devices()
+    checks = {"Python": check_python, "packages": check_packages, **cheap_checks()}
+    if jax.default_backend() == "cpu" and not is_cpu_meant():
+        checks["plugins"] = check_plugins
+    found = [one for name, look in checks.items() for one in guarded(name, look)]
+    return [one.sentence for one in found if one.to_do]
+
+
+def cheap_checks() -> dict[str, Callable[[], list[Finding]]]:
+    """Checks of what JAX has made of this machine, by name; they take no time, and compute nothing."""
+    return {
+        "accelerator": check_accelerator,
+        "environment": check_environment,
+        "compiled programs": check_compiled_programs,
+    }
+
+
+def check_accelerator() -> list[Finding]:
+    """Why no accelerator computes where one is there or was meant to, and what to do."""
+    check = "accelerator"
+    found = [Finding(check, f"JAX has a broken plugin: {said}", _mending()) for said in _hear_of_plugins().said]
+    if jax.default_backend() != "cpu":
+        return found or [Finding(check, f"{jax.local_devices()[0].device_kind} computes")]
+    if is_cpu_meant():
+        return [Finding(check, "none, the CPU is meant")]
+    if refused_cuda():
+        return [*found, Finding(check, "no GPU computes, for the reason that stands at plugins")]
+    return [*found, *_idle_accelerators()] or [Finding(check, "none is there")]
+
+
+def check_environment() -> list[Finding]:
+    """What the environment tells that results depend on."""
+    found = [
+        Finding(
+            "environment",
+            f"{name} is set ({value}): results may differ in their last bits from those without it",
+            "unset it, or keep it for all that is compared",
+        )
         for name, value in _read_below_jax().items()
     ]
-    return found
+    if jax.default_backend() == "cpu" and len(jax.local_devices()) < 2:
+        found.append(
+            Finding(
+                "environment",
+                "JAX was in use before with one CPU device: the last bits of results differ from those of a process "
+                "that begins with jaxloop",
+                "begin with jaxloop where that matters",
+            )
+        )
+    return found or [Finding("environment", "says nothing that results depend on")]
+
+
+def check_compiled_programs() -> list[Finding]:
+    """Whether compiled programs are kept."""
+    check, every_start = "compiled programs", "every start compiles all anew"
+    folder = _told("jax_compilation_cache_dir")
+    if not _told("jax_enable_compilation_cache"):
+        return [Finding(check, f"are not kept, JAX_ENABLE_COMPILATION_CACHE says so: {every_start}")]
+    if folder and "://" in folder:
+        return [Finding(check, f"are kept in {folder}, which was not looked at")]
+    place = Path(folder) if folder else _own_cache()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        return [
+            Finding(
+                check,
+                f"cannot be kept in {place} ({error.strerror or error}): {every_start}",
+                "name a folder that can be written with JAX_COMPILATION_CACHE_DIR",
+            )
+        ]
+    return [Finding(check, f"are kept in {place}")]
 
 
 def _read_below_jax() -> dict[str, str]:
@@ -191,63 +345,49 @@ def _read_below_jax() -> dict[str, str]:
     return {name: value for name, value in values.items() if value}
 
 
-def _idle_accelerators() -> list[str]:
-    """Why no accelerator computes where one is there or was meant to, and what to do; none where the CPU is meant."""
-    asked_for = (jax.config.values.get("jax_platforms") or jax.config.values.get("jax_platform_name") or "").split(",")
-    if asked_for[0] == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return []
-    version, means_cpu = metadata.version("jax"), "JAX_PLATFORMS=cpu says that the CPU is meant"
-    plugins = _cuda_plugins()
-    for kind, of_jax in plugins.items():
-        if of_jax != metadata.version("jaxlib"):
+def platforms_asked_for() -> list[str]:
+    """What JAX was told to compute on, the first one first; an empty text where it may choose."""
+    return str(_told("jax_platforms") or _told("jax_platform_name") or "").split(",")
+
+
+def is_cpu_meant() -> bool:
+    """Whether somebody has said that the CPU is to compute."""
+    return is_cpu_chosen(",".join(platforms_asked_for()))
+
+
+def _mending() -> str:
+    """What to do where a plugin is broken."""
+    cuda = cuda_extra()
+    again = f"pip install --force-reinstall 'jax[{cuda}]=={metadata.version('jax')}'" if cuda else "reinstall it"
+    return f"{again}, or remove it; {_CPU_MEANT}"
+
+
+def _idle_accelerators() -> list[Finding]:
+    """Accelerators that are there, or were asked for, and do not compute, while the CPU does."""
+    for name, platform_name in (("AN NVIDIA GPU", "cuda"), ("AN AMD GPU", "rocm"), ("A TPU", "tpu")):
+        if is_there(platform_name):
+            # What is installed and does not come up is of the right kind.
+            extra = cuda_extra() if platform_name == "cuda" else None
+            install = (
+                f"pip install 'jax[{extra}]=={metadata.version('jax')}'" if extra else _installation(platform_name)
+            )
             return [
-                f"THE GPU IS NOT USED, all runs on the CPU: JAX {version} refuses its CUDA plugin, which is of JAX "
-                f"{of_jax}; run: pip install 'jax[{kind}]=={version}' (or, to keep the plugin, pip install jaxloop "
-                f"again with 'jax=={of_jax}' beside it); {means_cpu}"
+                Finding(
+                    "accelerator",
+                    f"{name} IS THERE AND NOT USED, all runs on the CPU: {_why_not(platform_name)}",
+                    f"run: {install}; {_CPU_MEANT}",
+                )
             ]
-    for name, platform_name, extra in (
-        ("AN NVIDIA GPU", "cuda", next(iter(plugins), "cuda")),
-        ("AN AMD GPU", "rocm", "rocm7-local"),
-        ("A TPU", "tpu", "tpu"),
-    ):
-        if _is_there(platform_name):
-            return [
-                f"{name} IS THERE AND NOT USED, all runs on the CPU: {_why_not(platform_name)}; run: pip install "
-                f"'jax[{extra}]=={version}'; {means_cpu}"
-            ]
+    asked = platforms_asked_for()[0]
+    if asked:
+        return [
+            Finding(
+                "accelerator",
+                f"JAX_PLATFORMS asks for {asked} first, and none is there: all runs on the CPU",
+                f"unset it, or install what it needs: {_installation(asked)}",
+            )
+        ]
     return []
-
-
-def _cuda_plugins() -> dict[str, str]:
-    """Versions of JAX's installed plugins for NVIDIA's GPUs, by the name of JAX's extra that installs them."""
-    found = {}
-    for kind in ("cuda13", "cuda12"):
-        for part in ("plugin", "pjrt"):
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found.setdefault(kind, metadata.version(f"jax-{kind}-{part}"))
-    return found
-
-
-def _is_there(platform_name: str) -> bool:
-    """Whether the system has a device of this platform, whatever JAX makes of it."""
-    patterns = {
-        "cuda": ("dev/nvidia[0-9]*", "dev/nvidiactl", "dev/dxg", "proc/driver/nvidia/version"),
-        "rocm": ("dev/kfd",),
-        "tpu": ("dev/accel[0-9]*",),
-    }
-    if any(next(_ROOT.glob(pattern), None) for pattern in patterns[platform_name]):
-        return True
-    # Newer TPUs are devices of VFIO; whatever else is one is of another vendor than Google.
-    return platform_name == "tpu" and any(_ROOT.glob("dev/vfio/[0-9]*")) and "0x1ae0" in _pci_vendors()
-
-
-def _pci_vendors() -> set[str]:
-    """The vendors of all devices on the PCI bus."""
-    found = set()
-    for path in _ROOT.glob("sys/bus/pci/devices/*/vendor"):
-        with contextlib.suppress(OSError):
-            found.add(path.read_text(encoding="utf-8").strip())
-    return found
 
 
 def _why_not(platform_name: str) -> str:

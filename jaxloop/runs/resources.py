@@ -115,11 +115,28 @@ def core_count() -> int:
     return cores
 
 
+def machine_core_count() -> int:
+    """CPU cores of the machine, whoever may use them."""
+    return os.cpu_count() or 1
+
+
+def existing(path: Path) -> Path:
+    """A folder that is there, or that of those above it in which it would be made."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
 def disk(path: Path) -> Disk:
     """The room for a folder that is there, or will be made."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    files = None
+    there, files = existing(path), None
     if hasattr(os, "statvfs"):
         found = os.statvfs(there)
         files = found.f_favail if found.f_files else None
     return Disk(shutil.disk_usage(there).free, files)
+
+
+def size_text(size: float) -> str:
+    """So many bytes for a reader."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:,.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size / 2**10:,.3g} KiB"

@@ -11,7 +11,7 @@ import pytest
 from processes import TESTS, python
 from tiny import results, run_tiny
 
-from jaxloop.runs import environment
+from jaxloop.runs import environment, hardware
 
 TINY = """
 import sys
@@ -74,7 +74,7 @@ def test_what_xla_reads_itself_is_said_and_among_what_results_depend_on(monkeypa
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine without an accelerator, whose devices and installed plugins are added to; nobody asks for the CPU."""
-    monkeypatch.setattr(environment, "_ROOT", tmp_path / "root")
+    monkeypatch.setattr(hardware, "_ROOT", tmp_path / "root")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     platforms = jax.config.jax_platforms
     jax.config.update("jax_platforms", None)
@@ -109,20 +109,20 @@ def test_a_plugin_of_another_jax_is_named_with_what_to_do(machine, part):
 
 
 @pytest.mark.parametrize(
-    ("path", "words", "extra"),
+    ("path", "words", "package"),
     [
-        ("dev/nvidia0", "AN NVIDIA GPU IS THERE", "cuda"),
-        ("dev/nvidia3", "AN NVIDIA GPU IS THERE", "cuda"),
-        ("proc/driver/nvidia/version", "AN NVIDIA GPU IS THERE", "cuda"),
-        ("dev/kfd", "AN AMD GPU IS THERE", "rocm7-local"),
-        ("dev/accel0", "A TPU IS THERE", "tpu"),
+        ("dev/nvidia0", "AN NVIDIA GPU IS THERE", "jaxloop-collapse[cuda]"),
+        ("dev/nvidia3", "AN NVIDIA GPU IS THERE", "jaxloop-collapse[cuda]"),
+        ("proc/driver/nvidia/version", "AN NVIDIA GPU IS THERE", "jaxloop-collapse[cuda]"),
+        ("dev/kfd", "AN AMD GPU IS THERE", f"jax[rocm7-local]=={metadata.version('jax')}"),
+        ("dev/accel0", "A TPU IS THERE", "jaxloop-collapse[tpu]"),
     ],
 )
-def test_an_accelerator_that_jax_does_not_use_is_named_with_what_to_do(machine, path, words, extra):
+def test_an_accelerator_that_jax_does_not_use_is_named_with_what_to_do(machine, path, words, package):
     """Hours on two cores beside an idle accelerator."""
     machine(path)
     (line,) = environment.complaints()
-    assert line.startswith(words) and f"pip install 'jax[{extra}]=={metadata.version('jax')}'" in line
+    assert line.startswith(words) and f"pip install '{package}'" in line
 
 
 def test_a_plugin_that_fits_and_does_not_come_up_is_told_with_jaxs_reason(machine):
@@ -130,6 +130,91 @@ def test_a_plugin_that_fits_and_does_not_come_up_is_told_with_jaxs_reason(machin
     machine("dev/nvidia0", jax_cuda13_plugin=metadata.version("jaxlib"))
     (line,) = environment.complaints()
     assert "JAX says: " in line and "jax[cuda13]" in line
+
+
+def test_a_platform_that_is_asked_for_and_not_there_is_named(machine):
+    """Catches hours on two cores where `JAX_PLATFORMS=cuda,cpu` meant a GPU: JAX takes the CPU without a word."""
+    jax.config.update("jax_platforms", "cuda,cpu")
+    (line,) = environment.complaints()
+    assert "JAX_PLATFORMS asks for cuda first" in line and "pip install 'jaxloop-collapse[cuda]'" in line
+
+
+@pytest.mark.parametrize(
+    ("asked", "advice"),
+    [("cuda", "[cuda]'"), ("gpu", "[cuda]'"), ("tpu", "[tpu]'"), ("nothing_of_the_kind", "knows cuda, rocm, tpu")],
+)
+def test_devices_that_are_not_there_are_a_refusal_in_words(asked, advice, tmp_path):
+    """Catches `AssertionError: ` as all that is said of `JAX_PLATFORMS=cuda` on a machine without a GPU."""
+    done = python(TINY, TESTS, tmp_path / "run", *ONE, JAX_PLATFORMS=asked)
+    last = done.stderr.splitlines()[-1]
+    assert f"InputError: JAX_PLATFORMS={asked}: JAX finds no such devices" in last and advice in last
+
+
+BROKEN = """
+import sys
+from jaxloop.runs.environment import complaints, prepare
+prepare()
+for line in complaints():
+    print(line)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "def initialize(): raise RuntimeError('no driver\\nmore')",
+            "jax_plugins.broken.initialize(): RuntimeError: no driver",
+        ),
+        (
+            "raise ImportError('libcuda.so.1: cannot open')",
+            "could not be loaded: ImportError: libcuda.so.1: cannot open",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_one_line(text, said, tmp_path):
+    """Catches a plugin that fails, in whose place the CPU computes: JAX prints a traceback, and goes on."""
+    folder = tmp_path / "jax_plugins" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = python(BROKEN, PYTHONPATH=path, JAX_PLATFORMS=None)
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("JAX has a broken plugin: ") and said in line and "JAX_PLATFORMS=cpu" in line
+
+
+def test_programs_that_cannot_be_kept_are_named_with_what_to_do(tmp_path, monkeypatch):
+    """Catches a folder that cannot be written: every start compiles anew for minutes, and nothing tells why."""
+    (tmp_path / "file").write_text("")
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file"))
+    try:
+        (line,) = environment.complaints()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+    assert f"cannot be kept in {tmp_path / 'file'}" in line and "JAX_COMPILATION_CACHE_DIR" in line
+
+
+def test_what_is_compiled_anew_is_not_read_from_what_is_kept(tmp_path):
+    """Catches a comparison of a kept program with itself: JAX asks once only whether it keeps programs."""
+    code = """
+import collections
+import jax
+from jaxloop.runs.environment import nothing_kept, prepare
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rpartition("/")[2]]))
+prepare()
+program = jax.jit(lambda x: x + 1)
+program(1.0)
+with nothing_kept():
+    program(1.0)
+print(events["compile_requests_use_cache"], events["cache_hits"])
+jax.clear_caches()
+program(1.0)
+print(events["compile_requests_use_cache"], events["cache_hits"])
+"""
+    assert python(code, JAX_COMPILATION_CACHE_DIR=str(tmp_path)).stdout == "1 0\n2 1\n"
 
 
 @pytest.mark.parametrize("asked", ["platforms", "hidden"])
