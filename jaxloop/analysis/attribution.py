@@ -39,7 +39,7 @@ def split_rows(metrics: pd.DataFrame, axes: list[str]) -> list[dict]:
     by_learner = metrics.pivot(index=["cell", "generation", "seed"], columns=LEARNER, values="diversity")
     first = metrics[(metrics["generation"] == 0) & (metrics[LEARNER] == "transformer")]
     real = first.set_index(["cell", "seed"])["training_diversity"]
-    real = real.reindex(by_learner.index.droplevel("generation")).to_numpy()  # pyright: ignore[reportArgumentType]
+    real = real.reindex(by_learner.droplevel("generation").index).to_numpy()
     lost = {name: real - by_learner[learner] for name, learner in _REFERENCES.items()}
     parts = pd.DataFrame({"lost": real - by_learner["transformer"], **lost}).dropna()
     parts["model"] = parts["lost"] - parts["sampling"] - parts["decoding"]
@@ -47,8 +47,7 @@ def split_rows(metrics: pd.DataFrame, axes: list[str]) -> list[dict]:
     places = metrics.drop_duplicates("cell").set_index("cell")[place].to_dict("index")
     columns = {name: values.to_numpy() for name, values in parts.items()}
     rows = []
-    groups = parts.groupby(level=["cell", "generation"]).indices
-    for (cell, generation), members in groups.items():  # pyright: ignore[reportGeneralTypeIssues]
+    for (cell, generation), members in parts.groupby(level=["cell", "generation"]).indices.items():  # pyright: ignore[reportGeneralTypeIssues]
         seeds = len(members)
         row = {**places[cell], "generation": generation, "seeds": seeds}
         for name, values in columns.items():

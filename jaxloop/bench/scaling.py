@@ -5,6 +5,7 @@ are compiled does not count.
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -39,10 +40,10 @@ class _Clock:
     """A display that only looks at the clock."""
 
     def begin(self, loops, states, metrics, columns) -> None:
-        self.first_ended = 0.0
+        self.first_ended = math.nan
 
     def watch(self, loops, generation, trained_share) -> None:
-        if generation == 1 and not self.first_ended:
+        if generation == 1 and math.isnan(self.first_ended):
             self.first_ended = time.perf_counter()
 
     def finished(self, loop, generation, columns) -> None:

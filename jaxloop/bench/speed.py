@@ -14,7 +14,7 @@ from jaxloop.config.schema import Loop
 from jaxloop.learners.placement import peak_memory_bytes
 from jaxloop.learners.transformer.costs import operations_per_position
 from jaxloop.learners.transformer.sample import Work
-from jaxloop.learners.transformer.train import looks
+from jaxloop.learners.transformer.train import Training, looks
 from jaxloop.loop.interfaces import Record, Seconds, State, Written
 from jaxloop.loop.memories import first
 from jaxloop.runs.environment import prepare, processor_name
@@ -75,7 +75,7 @@ class Bench:
         chunks_S = -(-training.plan.row_count_S // shape.chunk_rows)
         self.positions_per_step = float(chunks_S.mean() * shape.chunk_rows * shape.row_tokens)
         self.group = self.learner.put(inputs)
-        self.state = self.learner.begin(self.group.inputs)
+        self.state: Training | None = None
 
     def compile_seconds(self) -> dict[str, float]:
         """Seconds to compile each program, none of them taken from the cache of earlier starts."""
@@ -99,11 +99,17 @@ class Bench:
         compilation_cache.reset_cache()
         return seconds
 
+    def _begun(self) -> Training:
+        """The loops as they stand, begun where they are not."""
+        self.state = state = self.learner.begin(self.group.inputs) if self.state is None else self.state
+        return state
+
     def train_round(self) -> float:
         """Seconds of one round of training, which ends with a look, unless looks are left out."""
-        jax.block_until_ready(self.state)
+        state = self._begun()
+        jax.block_until_ready(state)
         begun = time.perf_counter()
-        self.state, step = self.learner.train(self.state, self.group.inputs, self.group.active)
+        self.state, step = self.learner.train(state, self.group.inputs, self.group.active)
         jax.block_until_ready((self.state, step))
         return time.perf_counter() - begun
 
@@ -117,8 +123,8 @@ class Bench:
 
     def score_round(self) -> float:
         """Seconds of scoring all loops' probes: held-out rows and as many real ones as a loop begins with."""
-        begun = time.perf_counter()
-        self.learner.score_rows(self.state.parameters, self.group, self.probes)
+        parameters, begun = self._begun().parameters, time.perf_counter()
+        self.learner.score_rows(parameters, self.group, self.probes)
         return time.perf_counter() - begun
 
     def look_round(self) -> float:
@@ -128,8 +134,8 @@ class Bench:
 
     def sample_round(self) -> tuple[float, np.ndarray, Work]:
         """Seconds of sampling all loops' rows from the models as they are, the rows (N, T), and the work they took."""
-        begun = time.perf_counter()
-        tokens_GxNxT, _, work = self.learner.sample_rows(self.state.parameters, self.group)
+        parameters, begun = self._begun().parameters, time.perf_counter()
+        tokens_GxNxT, _, work = self.learner.sample_rows(parameters, self.group)
         return time.perf_counter() - begun, np.concatenate(tokens_GxNxT), work
 
 

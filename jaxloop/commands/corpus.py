@@ -84,7 +84,7 @@ class RunModel:
           InputError: there is no such run, loop or model.
         """
         stored = StoredRun(run)
-        self.config = _logic(stored.loop(loop).config, "check asks models of")
+        self.config = _logic(stored.loop(loop).config, "check judges expressions of")
         if generation is None:
             generation = newest_model(stored, stored.loop(loop))
             for line in (*stored.left_out(stored.loop(loop)), *newer_without_model(stored, stored.loop(loop))):

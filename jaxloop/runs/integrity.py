@@ -147,7 +147,10 @@ def _compared(run: StoredRun) -> Iterator[tuple[str, bool]]:
     if stale:
         return
     analysis = analyse(run)
-    for name, rows in analysis.derived.items() if analysis else ():
+    if analysis is None:
+        yield f"{run.path / 'tables'}: has no metrics of generations that are finished", True
+        return
+    for name, rows in analysis.derived.items():
         path, content = run.path / f"{name}.csv", whole_table(rows)
         found = read_file(path, 2 * len(content) + 2**20) if path.exists() else b""
         if digest(found) != digest(content):

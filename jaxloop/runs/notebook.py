@@ -2,7 +2,6 @@
 
 import io
 import sys
-from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -28,8 +27,7 @@ class NotebookLive:
 
     def __init__(self, content: RenderableType):
         """Keep what is shown first."""
-        self._content: RenderableType = content
-        self._shown: Any = None  # IPython's handle, once something is shown
+        self._content, self._shown = content, None
 
     def start(self) -> None:
         """Show it."""
@@ -41,7 +39,8 @@ class NotebookLive:
         """Show something else in its place."""
         from IPython.display import HTML
 
-        self._shown.update(HTML(as_html(content)))
+        if self._shown is not None:
+            self._shown.update(HTML(as_html(content)))
 
     def stop(self) -> None:
         """Leave it standing."""

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -90,8 +90,7 @@ def read_seal(run: Path, loop: Loop, generation: int) -> Seal:
     """
     path = layout.seal_path(run, loop.index, generation)
     values = unseal_json(read_file(path, _MOST_SEAL_BYTES), path)
-    fields: list[Any] = [values.get(name) for name in Seal._fields]
-    seal = Seal(*fields)
+    seal = Seal._make(map(values.get, Seal._fields))
     if None in seal or len(seal.samples) != generation + 1:
         raise DamageError(f"{path}: is no seal of generation {generation}")
     if seal.settings != settings_digest(loop):
@@ -296,9 +295,12 @@ class StoredRun:
         """The newest seal of a loop that has begun.
 
         Raises:
-          DamageError: it is not whole.
+          DamageError: it is not whole, or there is none.
         """
-        return read_seal(self.path, loop, self.finished(loop) - 1)
+        newest = self.newest(loop)
+        if newest is None:
+            raise DamageError(f"{layout.loop_folder(self.path, 'seals', loop.index)}: has no seal")
+        return read_seal(self.path, loop, newest)
 
     def tables(self, names: tuple[str, ...] = layout.TABLES) -> Iterator[tuple[Loop, dict[str, bytes]]]:
         """Of each loop that has begun its part of these tables, as CSV.

@@ -136,8 +136,7 @@ def read_model_seal(run: Path, loop: Loop, generation: int) -> ModelSeal:
     """
     path = layout.model_seal_path(run, loop.index, generation)
     values = unseal_json(read_file(path, _MOST_SEAL_BYTES), path)
-    fields: list[Any] = [values.get(name) for name in ModelSeal._fields]
-    seal = ModelSeal(*fields)
+    seal = ModelSeal._make(map(values.get, ModelSeal._fields))
     try:
         total = sum(length for length, _ in seal.files.values())
     except (AttributeError, TypeError, ValueError):

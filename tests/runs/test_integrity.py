@@ -11,6 +11,7 @@ import pytest
 from tiny import QUICKLY, Silent, contents, results, run_silently, tiny_config
 
 from jaxloop.errors import InputError
+from jaxloop.files import seal_json, unseal_json
 from jaxloop.runs.integrity import verify_run
 from jaxloop.runs.joining import join_runs
 from jaxloop.runs.runner import run
@@ -82,6 +83,16 @@ def test_tables_at_the_top_are_compared_with_those_of_the_loops(copy):
     findings = verify_run(copy)
     assert findings.damages == [] and "is not up to date" in findings.notes[0]
     assert (findings.loops, findings.generations) == (4, 12)
+
+
+def test_seals_that_vouch_for_no_metrics_are_told_of(copy):
+    """Somebody empties a run and seals what is left: a line, and no traceback."""
+    for path in copy.glob("seals/*/generation_*.json"):
+        values = unseal_json(path.read_bytes(), path)
+        path.write_bytes(seal_json(values | {"tables": {name: [0, ""] for name in values["tables"]}}))
+    for path in [*copy.glob("tables/*/*.csv"), *copy.glob("*.csv")]:
+        path.unlink()
+    assert verify_run(copy).damages == [f"{copy / 'tables'}: has no metrics of generations that are finished"]
 
 
 def test_a_figure_that_is_exchanged_or_missing_is_noticed(tmp_path):
