@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.config.schema import Loop
-from jaxloop.learners.placement import peak_memory_bytes
+from jaxloop.learners.placement import on_cpu, peak_memory_bytes
 from jaxloop.learners.transformer.costs import operations_per_position
 from jaxloop.learners.transformer.sample import Work
 from jaxloop.learners.transformer.train import Training, looks
@@ -41,8 +41,8 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def ceiling_flops(repeats: int) -> dict[str, float]:
     """Floating-point operations a second of products of square matrices, float32 on a CPU, on all devices at once."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    size = 2048 if on_cpu() else 8192
+    dtype = jnp.float32 if on_cpu() else jnp.bfloat16
     multiply = jax.jit(lambda matrix: matrix @ matrix)
     matrices = [jax.device_put(jnp.ones((size, size), dtype), device) for device in jax.local_devices()]
     jax.block_until_ready([multiply(matrix) for matrix in matrices])
@@ -148,7 +148,7 @@ def bench(config: LogicConfig, repeats: int, say: Callable[[str], None]) -> dict
       say: is told what is going on.
     """
     prepare()
-    counts = tuple(dict.fromkeys((1, len(jax.local_devices()) if jax.default_backend() == "cpu" else 8)))
+    counts = tuple(dict.fromkeys((1, len(jax.local_devices()) if on_cpu() else 8)))
     say("the machine's ceiling")
     ceiling = ceiling_flops(repeats)
     settings = config.model_dump(mode="json", exclude_none=True)

@@ -23,14 +23,22 @@ from jaxloop.config.schema import PopulationSettings
 Array = jax.Array | np.ndarray
 
 
-@functools.cache
+def on_cpu() -> bool:
+    """Whether programs run on the CPU, and not on accelerators; all that goes by it asks here."""
+    return jax.default_backend() == "cpu"
+
+
 def _compiler_options() -> dict[str, str] | None:
-    """What XLA is told of programs for the CPU: no YNNPACK, whose threads fight over products as small as ours.
+    """What XLA is told of programs."""
+    return _of_the_cpu() if on_cpu() else None
+
+
+@functools.cache
+def _of_the_cpu() -> dict[str, str] | None:
+    """No YNNPACK, whose threads fight over products as small as ours.
 
     Without it a loop that is alone trains a fifth faster. The option is XLA's own affair and may go one day.
     """
-    if jax.default_backend() != "cpu":
-        return None
     options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
@@ -96,11 +104,11 @@ class Placement:
     """Places for loops: some on each device, filled in order; those left over train nothing."""
 
     def __init__(self, settings: PopulationSettings, loop_count: int):
-        devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
+        devices = jax.local_devices()
         # No more devices than loops, but two on a CPU, for the reason given in `environment.use_all_cores`.
-        devices = devices[: max(loop_count, 2 if on_cpu else 1)]
+        devices = devices[: max(loop_count, 2 if on_cpu() else 1)]
         self.per_device = min(settings.loops_per_device, loop_count) or (
-            1 if on_cpu else -(-loop_count // len(devices))
+            1 if on_cpu() else -(-loop_count // len(devices))
         )
         self.mesh = Mesh(np.array(devices), ("loops",))
         self.places = len(devices) * self.per_device

@@ -8,7 +8,7 @@ import jax
 
 from jaxloop.config.schema import Config
 from jaxloop.errors import RunError
-from jaxloop.learners.placement import device_memory_bytes
+from jaxloop.learners.placement import device_memory_bytes, on_cpu
 from jaxloop.loop.interfaces import Learner, ModelLearner, Program, Task
 from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.runs import costs
@@ -40,7 +40,7 @@ def make_model_learner(program: Program, system: System, measures: dict[int, Mea
         return cast(ModelLearner, learner_of(system, config, loop_count))
 
     chosen, limit = config.population.loops_per_device, device_memory_bytes()
-    if limit is None and jax.default_backend() == "cpu" and not chosen:
+    if limit is None and on_cpu() and not chosen:
         return learner_for(config, min(loop_count, costs.fitting_places(program, system)))
     learner = learner_for(config, loop_count)
     if limit is None or chosen:

@@ -8,7 +8,7 @@ import jax
 
 from jaxloop.config.schema import Config
 from jaxloop.errors import InputError
-from jaxloop.learners.placement import device_memory_bytes
+from jaxloop.learners.placement import device_memory_bytes, on_cpu
 from jaxloop.loop.interfaces import Part, Program
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.run_loops import rows_to_write
@@ -38,9 +38,8 @@ def places_of(program: Program, system: System, fewest: bool = False) -> int:
     loops, chosen = len(program.loops), program.config.population.loops_per_device
     if not system.trains(program.config):
         return min(learner_of(system, program.config, loops).places, loops)
-    on_cpu = jax.default_backend() == "cpu"
-    devices = min(len(jax.local_devices()), max(loops, 2 if on_cpu else 1))
-    if on_cpu:
+    devices = min(len(jax.local_devices()), max(loops, 2 if on_cpu() else 1))
+    if on_cpu():
         return (2 if fewest else devices) * max(chosen, 1)
     return devices * (chosen or (1 if fewest else -(-loops // devices)))
 

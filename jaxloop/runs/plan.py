@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop, loops
+from jaxloop.learners.placement import on_cpu
 from jaxloop.loop.interfaces import Part, Program
 from jaxloop.loop.memories import memory_of
 from jaxloop.runs.capacity import make_model_learner
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
     def seconds(self) -> float:
         """From the command to its answer, where everything is compiled."""
         # On a CPU the host measures on the cores that train.
-        both = sum if jax.default_backend() == "cpu" else max
+        both = sum if on_cpu() else max
         of_programs = (
             both((one.seconds, one.measure_seconds)) if one.parameters else one.seconds + one.measure_seconds
             for one in self.programs

@@ -2,8 +2,7 @@
 
 import math
 
-import jax
-
+from jaxloop.learners.placement import on_cpu
 from jaxloop.learners.transformer.packing import most_rows
 from jaxloop.learners.transformer.sample import batch_count, chunk_prefixes
 from jaxloop.learners.transformer.settings import ModelSettings, TransformerConfig
@@ -45,20 +44,20 @@ def place_parts(config: TransformerConfig, vocabulary: Vocabulary) -> list[Part]
     """Memory that one loop takes of its device, or on a CPU of the memory of all."""
     cycle, model, train = config.cycle, config.model, config.train
     width, rows = model.context_tokens, memory_of(cycle).training_rows(cycle.generations - 1)
-    row_tokens, on_cpu = train.row_tokens or width, jax.default_backend() == "cpu"
+    row_tokens = train.row_tokens or width
     weights = 4 * weight_count(model, vocabulary)
     # A model that begins is there twice, each time with two moments and as the best one; and the parameters of its
     # last generation wait to be written.
     models = 9 * weights
     batch = -(-cycle.rows // batch_count(cycle.rows, config.sample.batch_rows))
     chunk = chunk_prefixes(batch)
-    cache = 2 * model.layers * model.width * (4 if on_cpu else 2) * (batch * width + chunk)
+    cache = 2 * model.layers * model.width * (4 if on_cpu() else 2) * (batch * width + chunk)
     sampler = cache + 16 * chunk * width * model.width + 2 * cycle.rows * (width + 4)
     laid_out = max(train.batch_expressions, math.ceil(train.validation_share * rows), min(rows, 1024))
     laid_out = most_rows(laid_out, width, row_tokens) * row_tokens * (4 * vocabulary.size + 4)
     plans = 12 * train.steps * train.batch_expressions + rows * (width + 12)
     # What lies on accelerators is not the machine's; the state of training comes back as a whole.
-    model_share, sampler_share = (1.0, 1.0) if on_cpu else (0.6, 0.0)
+    model_share, sampler_share = (1.0, 1.0) if on_cpu() else (0.6, 0.0)
     return [
         Part(models, "models", "lower model.width or model.layers", model_share),
         # Meanwhile the model and its moments are there once.

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxloop.config.schema import Loop
 from jaxloop.learners.keys import device_key
-from jaxloop.learners.placement import Array, Placement, planned_bytes
+from jaxloop.learners.placement import Array, Placement, on_cpu, planned_bytes
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make_sample
@@ -134,7 +134,7 @@ class TransformerLearner:
             population = config.population.model_copy(update={"loops_per_device": self.loops_per_device // 2})
             config = config.model_copy(update={"population": population})
         # The devices of a CPU share its memory; two there must be.
-        elif jax.default_backend() == "cpu" and self.devices > 2:
+        elif on_cpu() and self.devices > 2:
             loop_count = self.devices // 2
         else:
             return None
@@ -363,7 +363,7 @@ def choose_shape(config: TransformerConfig, vocabulary: Vocabulary, typical_NxT:
     lengths = [config.train.row_tokens] if config.train.row_tokens else [context * 2**power for power in range(4)]
     row_tokens = min(lengths, key=multiplications)
     rows = usual_rows(row_tokens)
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         chunk_rows = min(256 // row_tokens, math.ceil(rows / 2))
     else:
         chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))

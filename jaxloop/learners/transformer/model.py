@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxloop.learners.placement import on_cpu
 from jaxloop.learners.transformer.attention import attend
 from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
@@ -136,7 +137,7 @@ class Transformer(nnx.Module):
 
     def _embed(self, table, index_N) -> jax.Array:
         # On a CPU single additions in float32 are right, and faster.
-        if jax.default_backend() == "cpu" and self.dtype == jnp.float32:
+        if on_cpu() and self.dtype == jnp.float32:
             return table(index_N)
         return jnp.asarray(look_up(table.embedding[...], index_N, self.dtype))
 
@@ -204,7 +205,7 @@ def activation_dtype(settings: ModelSettings):
     """The dtype of activations: float32 on the CPU, bfloat16 on accelerators, unless the settings say."""
     name = settings.activations
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if on_cpu() else "bfloat16"
     return jnp.dtype(name)
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxloop.learners.placement import Array, most_of_mapped
+from jaxloop.learners.placement import Array, most_of_mapped, on_cpu
 from jaxloop.learners.transformer.model import Cache, Model
 
 # The model reads this many positions first, then twice as many, and so on.
@@ -63,7 +63,7 @@ def choose(logits_NxV: jax.Array, uniform_N: jax.Array) -> jax.Array:
 
 def chunk_prefixes(batch_rows: int) -> int:
     """Prefixes that are read at once: what a CPU core does well, or far more on an accelerator."""
-    return min(32 if jax.default_backend() == "cpu" else 512, batch_rows)
+    return min(32 if on_cpu() else 512, batch_rows)
 
 
 def batch_count(rows: int, batch_rows: int) -> int:
