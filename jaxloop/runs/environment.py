@@ -332,7 +332,7 @@ def check_compiled_programs() -> list[Finding]:
         return [
             Finding(
                 check,
-                f"cannot be kept in {place} ({error.strerror or error}): {every_start}",
+                f"compiled programs cannot be kept in {place} ({error.strerror or error}): {every_start}",
                 "name a folder that can be written with JAX_COMPILATION_CACHE_DIR",
             )
         ]

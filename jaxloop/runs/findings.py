@@ -31,10 +31,10 @@ def guarded(check: str, look: Callable[[], list[Finding]], note: Callable[[str],
     try:
         return look()
     except (InputError, RunError) as error:
-        return [Finding(check, "cannot be had", str(error))]
+        return [Finding(check, f"{check}: cannot be had", str(error))]
     except Exception as error:
         note(traceback.format_exc())
-        return [Finding(check, "could not be checked", reason(error))]
+        return [Finding(check, f"{check}: could not be checked", reason(error))]
 
 
 def reason(error: BaseException) -> str:

@@ -84,14 +84,21 @@ def test_a_check_that_hangs_ends(apart):
 def test_a_check_that_raises_is_a_line_and_the_others_go_on(apart):
     """Catches a traceback in the place of a table; it is told of with --debug."""
     found = apart("raises(KeyError('bytes_limit'))")
-    assert found.findings == [*FIRST, Finding("second", "could not be checked", "KeyError: 'bytes_limit'"), THIRD]
+    assert found.findings == [
+        *FIRST,
+        Finding("second", "second: could not be checked", "KeyError: 'bytes_limit'"),
+        THIRD,
+    ]
     assert "Traceback" in found.log
 
 
 def test_what_all_lack_is_said_once(apart):
     """Catches the same long line for each of eight checks where there is no device."""
     found = apart("raises(InputError('no devices'))", "raises(InputError('no devices'))").findings
-    assert found[2:] == [Finding("second", "cannot be had", "no devices"), Finding("third", "not checked", "as second")]
+    assert found[2:] == [
+        Finding("second", "second: cannot be had", "no devices"),
+        Finding("third", "not checked", "as second"),
+    ]
 
 
 def test_checks_that_cannot_be_imported_are_a_line(apart):
@@ -114,7 +121,7 @@ def test_an_error_without_words_has_its_name():
     def fail() -> list[Finding]:
         raise AssertionError
 
-    assert guarded("this", fail) == [Finding("this", "could not be checked", "AssertionError")]
+    assert guarded("this", fail) == [Finding("this", "this: could not be checked", "AssertionError")]
 
 
 def test_a_folder_that_can_be_used_is_left_as_it_was(tmp_path):
