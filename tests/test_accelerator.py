@@ -87,13 +87,15 @@ def assert_same_written(one: Written, other: Written) -> None:
 
 
 def test_the_same_training_and_sampling_twice_give_the_same_bits():
-    """Catches sums whose order is another one each time (scatters, library kernels with atomic additions), also where
-    the programs are compiled anew, which may choose other kernels: a run that goes on would not be the same run.
+    """Catches sums whose order is another one each time (scatters, library kernels with atomic additions): a run that
+    goes on would not be the same run. What is compiled anew is the same as well, but on a GPU, where XLA times several
+    kernels for each product and takes the fastest (notebooks/speed.md).
     """
     first, again = generation([0])[0], generation([0])[0]
     assert_same_written(first, again)
-    with nothing_kept():
-        assert_same_written(first, generation([0])[0])
+    if jax.local_devices()[0].platform != "gpu":
+        with nothing_kept():
+            assert_same_written(first, generation([0])[0])
 
 
 def test_a_loop_mapped_beside_others_is_the_loop_that_it_is_alone():

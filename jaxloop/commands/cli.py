@@ -368,7 +368,7 @@ def doctor(
 
     from jaxloop.commands.table_of_findings import as_json as findings_as_json
     from jaxloop.commands.table_of_findings import show_findings
-    from jaxloop.runs.doctor import examine
+    from jaxloop.doctor.examination import examine
     from jaxloop.runs.terminal import make_console
 
     examined = examine(out or Path("runs"))

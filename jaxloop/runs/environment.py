@@ -22,6 +22,7 @@ import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.errors import InputError
+from jaxloop.learners.placement import on_cpu
 from jaxloop.runs.findings import Finding, guarded, reason
 from jaxloop.runs.hardware import is_cpu_chosen, is_there
 from jaxloop.runs.resources import core_count
@@ -265,7 +266,7 @@ def complaints() -> list[str]:
     """
     require_devices()
     checks = {"Python": check_python, "packages": check_packages, **cheap_checks()}
-    if jax.default_backend() == "cpu" and not is_cpu_meant():
+    if on_cpu() and not is_cpu_meant():
         checks["plugins"] = check_plugins
     found = [one for name, look in checks.items() for one in guarded(name, look)]
     return [one.sentence for one in found if one.to_do]
@@ -284,7 +285,7 @@ def check_accelerator() -> list[Finding]:
     """Why no accelerator computes where one is there or was meant to, and what to do."""
     check = "accelerator"
     found = [Finding(check, f"JAX has a broken plugin: {said}", _mending()) for said in _hear_of_plugins().said]
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return found or [Finding(check, f"{jax.local_devices()[0].device_kind} computes")]
     if is_cpu_meant():
         return [Finding(check, "none, the CPU is meant")]
@@ -303,7 +304,7 @@ def check_environment() -> list[Finding]:
         )
         for name, value in _read_below_jax().items()
     ]
-    if jax.default_backend() == "cpu" and len(jax.local_devices()) < 2:
+    if on_cpu() and len(jax.local_devices()) < 2:
         found.append(
             Finding(
                 "environment",

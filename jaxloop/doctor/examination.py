@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxloop.runs.apart import run_apart
+from jaxloop.doctor.apart import run_apart
 from jaxloop.runs.findings import Finding
 
 _MACHINE_SECONDS, _DEVICE_SECONDS = 20, 50
@@ -25,13 +25,13 @@ def examine(out: Path) -> Examination:
     """
     parts = (
         (
-            "jaxloop.runs.machine_checks",
+            "jaxloop.doctor.machine_checks",
             [str(out)],
             _MACHINE_SECONDS,
             "a driver or a disk does not answer: look at nvidia-smi and at what is mounted",
         ),
         (
-            "jaxloop.runs.device_checks",
+            "jaxloop.doctor.device_checks",
             [],
             _DEVICE_SECONDS,
             "put JAX, its plugin or the driver right; JAX_PLATFORMS=cpu computes on the CPU meanwhile",

@@ -39,7 +39,7 @@ def run_apart(module: str, arguments: list[str], limit_seconds: float, remedy: s
     # Whatever this process imports from, and nothing else that lies in the folder where it was called.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "jaxloop.runs.apart", str(limit_seconds), module, *arguments],
+        [sys.executable, "-P", "-m", "jaxloop.doctor.apart", str(limit_seconds), module, *arguments],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

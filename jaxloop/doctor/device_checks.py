@@ -12,7 +12,7 @@ import numpy as np
 from jaxloop.config.presets import load
 from jaxloop.config.schema import PopulationSettings, loops
 from jaxloop.errors import InputError
-from jaxloop.learners.placement import Placement
+from jaxloop.learners.placement import Placement, on_cpu
 from jaxloop.learners.transformer.one_step import (
     MOST_BFLOAT16,
     MOST_FLOAT32,
@@ -146,19 +146,19 @@ def _of_the_cpu() -> StepResult:
 @functools.cache
 def _as_runs_compute() -> _Steps:
     """In what activations are on these devices unless the settings say otherwise."""
-    return _Steps("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return _Steps("float32" if on_cpu() else "bfloat16")
 
 
 def check_float32() -> list[Finding]:
     """A step in float32 on every device against the CPU's."""
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         return _compared("float32", _as_runs_compute(), MOST_FLOAT32, "the CPU itself")
     return _compared("float32", _Steps("float32", "highest"), MOST_FLOAT32, "the CPU")
 
 
 def check_bfloat16() -> list[Finding]:
     """A step in bfloat16 on every device against the CPU's in float32."""
-    steps = _Steps("bfloat16") if jax.default_backend() == "cpu" else _as_runs_compute()
+    steps = _Steps("bfloat16") if on_cpu() else _as_runs_compute()
     return _compared("bfloat16", steps, MOST_BFLOAT16, "float32 on the CPU")
 
 

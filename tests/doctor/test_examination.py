@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxloop.doctor import device_checks, machine_checks
+from jaxloop.doctor.apart import Apart, run_apart
 from jaxloop.errors import InputError
 from jaxloop.learners.transformer.one_step import StepResult
-from jaxloop.runs import device_checks, hardware, machine_checks, resources
-from jaxloop.runs.apart import Apart, run_apart
+from jaxloop.runs import hardware, resources
 from jaxloop.runs.findings import Finding, guarded
 
 CHECKS = """
