@@ -15,7 +15,7 @@ from jaxloop.errors import RunError
 from jaxloop.loop import curation, memories
 from jaxloop.loop.interfaces import Learner, Record, Seconds, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
-from jaxloop.loop.rows import Rows, read_only
+from jaxloop.loop.rows import read_only
 
 
 def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carry:
@@ -35,7 +35,7 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
 
         chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
         carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
-    return memories.Carry(*(Rows(*map(read_only, rows)) for rows in carry))
+    return memories.Carry(*(rows._replace(points=read_only(rows.points)) for rows in carry))
 
 
 def require_real(loop: Loop, method: str, rows: Any, count: int, like: np.ndarray | None = None) -> None:
