@@ -139,12 +139,7 @@ def test_nobody_changes_rows_where_they_lie():
     config, kept = tiny_config("cycle.generations=3", "seeds=[0]", "grid={}"), []
     run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
     for record in kept:
-        arrays = [
-            record.written.points,
-            record.state.sampled,
-            *record.state.carry.training,
-            *record.state.carry.archive,
-        ]
+        arrays = [record.written.points, record.state.sampled, *(rows.points for rows in record.state.carry)]
         assert not any(array.flags.writeable for array in arrays)
 
 
