@@ -136,13 +136,13 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     def jit_of_another_day(function, compiler_options=None, **others):
         return jit(function, compiler_options=compiler_options and {"xla_of_another_day": "1"}, **others)
 
-    placement._compiler_options.cache_clear()
+    placement._of_the_cpu.cache_clear()
     known = placement._compiler_options()
     assert known is None or jit(lambda: 0, compiler_options=known)() == 0
-    placement._compiler_options.cache_clear()
+    placement._of_the_cpu.cache_clear()
     monkeypatch.setattr(jax, "jit", jit_of_another_day)
     assert placement._compiler_options() is None
-    placement._compiler_options.cache_clear()
+    placement._of_the_cpu.cache_clear()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
