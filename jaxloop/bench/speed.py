@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxloop.config.schema import Loop
+from jaxloop.config.schema import Loop, loops
 from jaxloop.learners.placement import on_cpu, peak_memory_bytes
 from jaxloop.learners.transformer.costs import operations_per_position
 from jaxloop.learners.transformer.sample import Work
@@ -218,7 +218,8 @@ def bench_measures(config: LogicConfig, repeats: int) -> dict[str, dict[str, flo
     """
     language = language_of(config.language)
     rows_NxT = language.draw(np.random.default_rng(0), _MEASURED_SAMPLES, config.model.context_tokens)
-    loop = Loop(0, config.seeds[0], {}, config)
+    loop = loops(config)[0]
+    assert isinstance(loop.config, LogicConfig)
     yardsticks = Yardsticks(config)
     real = len(yardsticks.real_rows(loop.seed).tokens_NxT)
     written = Written(rows_NxT, language.log_prob(rows_NxT), {REAL: np.full((2, real), -1.0)}, {}, {}, False)

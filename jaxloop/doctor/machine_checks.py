@@ -71,7 +71,7 @@ def check_cores() -> list[Finding]:
     limited = f" of {there}, the limit of a container, a batch system or an affinity" if cores < there else ""
     # Two at least, for the reason given in `environment.use_all_cores`.
     meaning = f"{max(cores, 2)} models train at once on the CPU"
-    more = "population.loops_per_device has more beside each other, and short memory fewer"
+    more = "more with population.loops_per_device, fewer where memory is short"
     return [Finding("cores", f"{cores}{limited}; {meaning} ({more})")]
 
 

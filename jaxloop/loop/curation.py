@@ -29,7 +29,7 @@ class Curator:
         """Which rows train.
 
         Args:
-          points: (N, ...), what was written.
+          points: (N, ...), what was written; read-only.
           count: n, how many rows are wanted.
           generator: decides what is left to chance.
 

@@ -42,7 +42,7 @@ class Task(NamedTuple, Generic[SomeConfig, Probe]):
 
     loop: Loop[SomeConfig]
     generation: int
-    training: np.ndarray  # (N, ...), the rows that it is fitted to
+    training: np.ndarray  # (N, ...), the rows that it is fitted to; read-only
     count: int  # rows to write
     probes: Mapping[str, Probe]  # by name, rows whose probability is asked for, as `Learner.probe` made them
 
@@ -110,7 +110,7 @@ class ModelLearner(Learner[AskedConfig, Probe, Started], Protocol):
 
 
 class Record(NamedTuple, Generic[SomeConfig]):
-    """One finished generation of one loop, as it is measured and kept."""
+    """One finished generation of one loop, as it is measured and kept; its arrays are read-only."""
 
     loop: Loop[SomeConfig]
     state: State

@@ -37,9 +37,16 @@ class Carry(NamedTuple):
     training: Rows  # D_t
     archive: Rows  # what a later generation may draw again and D_t need not hold
 
+    def sealed(self) -> "Carry":
+        """The same, read-only."""
+        return Carry(self.training.sealed(), self.archive.sealed())
+
 
 class Memory:
-    """Which rows train each generation, of those that have been; as it is here, n rows and nothing beside them."""
+    """Which rows train each generation, of those that have been; as it is here, n rows and nothing beside them.
+
+    All rows that it is given are read-only: it takes, draws, joins or copies them.
+    """
 
     def __init__(self, settings: CycleSettings):
         self.rows, self.settings = settings.rows, settings
@@ -193,7 +200,7 @@ def memory_of(settings: CycleSettings) -> Memory:
 def first(settings: CycleSettings, real: np.ndarray) -> Carry:
     """The carry of generation 0, from n real rows."""
     memory = memory_of(settings)
-    found = memory.first(mark(real, REAL, 0))
+    found = memory.first(mark(real, REAL, 0).sealed())
     if is_own(settings.name):
         _require(settings, found, 0, memory)
     return found
@@ -217,7 +224,7 @@ def following(
       draw_fresh: gives that many rows of F_t.
       generator: decides what is drawn from earlier rows.
     """
-    written = mark(sampled, SAMPLED, generation - 1)
+    written = mark(sampled, SAMPLED, generation - 1).sealed()
 
     def new(count: int) -> Rows:
         fresh_count = row_count(settings.fresh_part(generation), count)
@@ -225,10 +232,10 @@ def following(
             return written.take(slice(count))
         fresh = mark(draw_fresh(fresh_count), FRESH, generation)
         # Samples are independent, so the first of them are as good a draw as any.
-        return join([written.take(slice(count - fresh_count)), fresh])
+        return join([written.take(slice(count - fresh_count)), fresh]).sealed()
 
     memory = memory_of(settings)
-    found = memory.next(carry, generation, written, new, generator)
+    found = memory.next(carry.sealed(), generation, written, new, generator)
     if is_own(settings.name):
         _require(settings, found, generation, memory)
     return found

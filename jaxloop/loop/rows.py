@@ -16,7 +16,7 @@ REAL, FRESH, SAMPLED = range(len(KINDS))
 
 
 class Rows(NamedTuple):
-    """Rows and where each came from."""
+    """Rows and where each came from; the loop hands them on read-only, and who wants others copies them."""
 
     points: np.ndarray  # (N, ...)
     kind_N: np.ndarray  # uint8, an index into KINDS
@@ -26,9 +26,15 @@ class Rows(NamedTuple):
         """The rows at these places."""
         return Rows(*(field[index_N] for field in self))
 
+    def sealed(self) -> "Rows":
+        """The same rows, read-only."""
+        return Rows(*map(read_only, self))
+
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """The same array, which nobody who is handed it can change."""
+    """The same array, which nobody who is handed it changes by mistake."""
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

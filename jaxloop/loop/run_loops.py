@@ -35,7 +35,7 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
 
         chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
         carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
-    return memories.Carry(*(rows._replace(points=read_only(rows.points)) for rows in carry))
+    return carry.sealed()
 
 
 def require_real(loop: Loop, method: str, rows: Any, count: int, like: np.ndarray | None = None) -> None:
@@ -47,7 +47,7 @@ def require_real(loop: Loop, method: str, rows: Any, count: int, like: np.ndarra
     are_rows = isinstance(rows, np.ndarray) and rows.shape[:1] == (count,)
     if are_rows and (like is None or (rows.dtype, rows.shape[1:]) == (like.dtype, like.shape[1:])):
         return
-    rows_like = "" if like is None else f" like the first ones, {like.dtype} of shape {like.shape[1:]} each"
+    rows_like = "" if like is None else f" of {like.dtype} and shape {like.shape[1:]}, as the first ones are"
     raise RunError(
         f"system.name = {loop.config.system.name!r}: {method} must give an array of {count} rows{rows_like}, and gave "
         f"{_in_words(rows)}; what was measured before is kept"
@@ -106,6 +106,12 @@ def require_written(tasks: list[Task], finished: Any) -> tuple[list[Written], Se
     return finished
 
 
+def sealed(written: Written) -> Written:
+    """What a learner wrote, read-only."""
+    log_prob_N = None if written.log_prob_N is None else read_only(np.asarray(written.log_prob_N))
+    return written._replace(points=read_only(written.points), log_prob_N=log_prob_N)
+
+
 def run_loops(
     loops: list[Loop],
     states: dict[int, State],
@@ -162,8 +168,8 @@ def run_loops(
                     diverged[task.loop.index] = task.loop, task.generation
                     continue
                 require_rows(task, written)
-                written = written._replace(points=read_only(written.points))
-                states[task.loop.index] = State(task.generation, carry, curated(task, written))
+                written = sealed(written)
+                states[task.loop.index] = State(task.generation, carry, read_only(curated(task, written)))
                 unkept.append(Record(task.loop, states[task.loop.index], written, seconds))
         keep_finished()
     except BaseException:

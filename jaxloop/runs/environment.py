@@ -109,7 +109,7 @@ def keep_compiled_programs() -> None:
 
     Where JAX has been told of a folder already (JAX_COMPILATION_CACHE_DIR), that one is used.
     """
-    if _told("jax_compilation_cache_dir") is None:
+    if not _told("jax_compilation_cache_dir"):
         folder = _own_cache()
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def _installation(platform_name: str) -> str:
     if platform_name == "rocm":
         return f"pip install 'jax[rocm7-local]=={metadata.version('jax')}'"
     extra = {"gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}.get(platform_name)
-    return f"pip install 'jaxloop-collapse[{extra}]'" if extra else "jaxloop knows cuda, rocm, tpu and cpu"
+    return f"pip install 'jaxloop-collapse[{extra}]'" if extra else "jaxloop knows cuda, rocm, tpu, cpu"
 
 
 def devices_in_words() -> str:

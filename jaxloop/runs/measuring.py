@@ -70,10 +70,16 @@ def kept_of(
             f"{shortened(measured)}; what was measured before is kept"
         )
     log_prob = {} if written.log_prob_N is None else {"log_prob": written.log_prob_N}
-    arrays = {system.row_format(loop.config).name: written.points, **measured.of_samples, **log_prob}
+    rows = {system.row_format(loop.config).name: written.points}
+    if not isinstance(measured.of_samples, dict) or measured.of_samples.keys() & {*rows, "log_prob"}:
+        raise RunError(
+            f"system.name = {loop.config.system.name!r}: of_samples must be a dictionary of arrays by other names than "
+            f"{', '.join(rows)} and log_prob, which are there already; what was measured before is kept"
+        )
+    arrays = {**rows, **measured.of_samples, **log_prob}
     if is_own(loop.config.system.name):
         _require_tails(loop, measured.tails, measures.tail_rows(state.generation))
-        _require_arrays(loop, arrays)
+        _require_arrays(loop, arrays, len(written.points))
     require_columns(loop.config, measured.columns, written.columns)
     columns = {
         **place,
@@ -107,34 +113,41 @@ def _require_tails(loop: Loop, tails: Any, count: int) -> None:
     Raises:
       RunError: there are not as many as it says, or they are other than all are.
     """
-    if isinstance(tails, list) and len(tails) == count and all(map(_is_tail_row, tails)):
-        return
-    gave = f"{len(tails)}: {shortened(tails)}" if isinstance(tails, list) else type(tails).__name__
-    raise RunError(
-        f"system.name = {loop.config.system.name!r}: measure must give {count} rows of tails.csv, as tail_rows says, "
-        f"each with {', '.join(TAIL_COLUMNS)}, the first two in words and all else in numbers, and gave {gave}; what "
-        "was measured before is kept"
-    )
+    where = f"system.name = {loop.config.system.name!r}: tails"
+    if not isinstance(tails, list) or len(tails) != count:
+        there = len(tails) if isinstance(tails, list) else type(tails).__name__
+        raise RunError(
+            f"{where} must be a list of as many rows as tail_rows says, {count}, and is {there}; what was measured "
+            "before is kept"
+        )
+    for place, row in enumerate(tails):
+        if fault := _fault_of_a_tail(row):
+            raise RunError(f"{where}: row {place}: {fault}; what was measured before is kept")
 
 
-def _is_tail_row(row: Any) -> bool:
+def _fault_of_a_tail(row: Any) -> str | None:
+    """What is wrong with a row of tails.csv; None where nothing is."""
     if not isinstance(row, dict) or not row.keys() >= set(TAIL_COLUMNS):
-        return False
-    words = [row[name] for name in TEXT if name in row]
-    numbers = [value for name, value in row.items() if name not in TEXT]
-    return all(isinstance(word, str) and word.isprintable() for word in words) and all(map(is_column_value, numbers))
+        return f"must be a dictionary with {', '.join(TAIL_COLUMNS)}, and is {shortened(row)}"
+    for name, value in row.items():
+        if name in TEXT and not (isinstance(value, str) and value.isprintable()):
+            return f"{name} must be a word, and is {shortened(value)}"
+        if name not in TEXT and not is_column_value(value):
+            return f"{name} must be a number, and is {shortened(value)}"
+    return None
 
 
-def _require_arrays(loop: Loop, arrays: dict[str, Any]) -> None:
+def _require_arrays(loop: Loop, arrays: dict[str, Any], count: int) -> None:
     """Refuse what a system of one's own gives of samples, where no reader would take it.
 
     Raises:
       RunError: they are not of the dtypes and sizes that the system says.
     """
-    found = {name: (np.asarray(array).dtype, np.shape(array)) for name, array in arrays.items()}
-    count = next(iter(found.values()))[1][0]
-    stored = arrays_of_samples(loop)
-    expected = {name: (np.dtype(dtype), (count, *shape[1:])) for name, (dtype, shape) in stored.items()}
+    found = {
+        name: (array.dtype, array.shape) if isinstance(array, np.ndarray) else (type(array).__name__, ())
+        for name, array in arrays.items()
+    }
+    expected = {name: (dtype, (count, *shape[1:])) for name, (dtype, shape) in arrays_of_samples(loop).items()}
     if found != expected:
         name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
         raise RunError(

@@ -179,8 +179,8 @@ def arrays_of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]
     if is_own(loop.config.curation.name):
         rows = AtMost(MOST_OVERSAMPLED * rows)
     row = system.row_format(loop.config)
-    kept = {name: (dtype, (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
-    return {row.name: (row.dtype, (rows, *row.shape)), **kept}
+    kept = {name: (np.dtype(dtype), (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
+    return {row.name: (np.dtype(row.dtype), (rows, *row.shape)), **kept}
 
 
 def most_samples_bytes(loop: Loop) -> int:

@@ -108,7 +108,7 @@ class System(abc.ABC, Generic[OwnConfig]):
 
     @abc.abstractmethod
     def texts(self, points: np.ndarray) -> list[str]:
-        """Rows as a reader would write them."""
+        """Rows as a reader would write them; readers of a run do not ask a system of one's own."""
 
     def results_depend_on(self, config: OwnConfig) -> dict[str, str]:
         """What the last bits of results depend on, beside the settings and the machine."""
@@ -119,7 +119,7 @@ class System(abc.ABC, Generic[OwnConfig]):
         return "look at what the training rows are"
 
     def judged(self, samples: dict[str, np.ndarray]) -> list[str]:
-        """What the judge says of each sample, in a word, of all that is stored of them; empty where there is none."""
+        """What the judge says of each sample, in a word; empty: there is none. Readers do not ask one's own system."""
         return []
 
     def top_rows(self, samples: dict[str, np.ndarray]) -> list[dict]:

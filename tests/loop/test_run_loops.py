@@ -9,7 +9,10 @@ from tiny import tiny_config
 
 from jaxloop.config.schema import loops
 from jaxloop.errors import RunError
-from jaxloop.loop.interfaces import Seconds, Written
+from jaxloop.loop import curation, memories
+from jaxloop.loop.interfaces import Seconds, State, Written
+from jaxloop.loop.memories import FullSynthetic
+from jaxloop.loop.rows import mark
 from jaxloop.loop.run_loops import run_loops
 
 
@@ -139,7 +142,8 @@ def test_nobody_changes_rows_where_they_lie():
     config, kept = tiny_config("cycle.generations=3", "seeds=[0]", "grid={}"), []
     run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
     for record in kept:
-        arrays = [record.written.points, record.state.sampled, *(rows.points for rows in record.state.carry)]
+        arrays = [record.written.points, record.written.log_prob_N, record.state.sampled]
+        arrays += [field for rows in record.state.carry for field in rows]
         assert not any(array.flags.writeable for array in arrays)
 
 
@@ -152,7 +156,11 @@ def test_nobody_changes_rows_where_they_lie():
             "first_rows must give an array of 60 rows, and gave uint8 of shape",
         ),
         ("first_rows", [[0] * 16] * 60, "first_rows must give an array of 60 rows, and gave list"),
-        ("fresh_rows", np.zeros((31, 16), np.uint8), "fresh_rows must give an array of 30 rows like the first ones"),
+        (
+            "fresh_rows",
+            np.zeros((31, 16), np.uint8),
+            "must give an array of 30 rows of uint8 and shape (16,), as the first",
+        ),
         ("fresh_rows", np.zeros((30, 16), np.int64), "gave int64 of shape (30, 16)"),
         ("fresh_rows", np.zeros((30, 15), np.uint8), "gave uint8 of shape (30, 15)"),
     ],
@@ -165,3 +173,33 @@ def test_real_rows_that_are_not_what_was_asked_for_are_refused(method, given, sa
     with pytest.raises(RunError, match=re.escape(said)):
         run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
     assert len(kept) == (method == "fresh_rows")
+
+
+class Shuffles(FullSynthetic):
+    """Shuffles the rows that it is given where they lie."""
+
+    def next(self, carry, generation, sampled, new, generator):
+        generator.shuffle(new(self.rows).points if self.settings.fresh_share else carry.training.points)
+        return super().next(carry, generation, sampled, new, generator)
+
+
+@pytest.mark.parametrize("fresh_share", [0.0, 0.5])
+def test_a_restored_loop_is_handed_on_read_only_as_well(fresh_share, monkeypatch):
+    """Catches a memory that is refused in an uninterrupted run, and let through after a resume or with fresh data."""
+    rows = mark(np.zeros((60, 16), np.uint8), 0, 0)
+    config = tiny_config("cycle.generations=3", "seeds=[0]", f"cycle.fresh_share={fresh_share}", "grid={}")
+    monkeypatch.setattr(
+        Real, "fresh_rows", lambda self, config, seed, generation, count: np.ones((count, 16), np.uint8)
+    )
+    monkeypatch.setitem(memories.MEMORIES, "full_synthetic", Shuffles)
+    restored = {0: State(1, memories.Carry(rows, rows.take(slice(0))), np.zeros((60, 16), np.uint8))}
+    with pytest.raises(ValueError, match="read-only"):
+        run_loops(loops(config), restored, Real(), Counting(1), probes, lambda record: None, lambda *_: None)
+
+
+def test_what_a_curator_chose_is_read_only(monkeypatch):
+    """Catches a measure that changes what trains: a choice is a copy, and was writable."""
+    monkeypatch.setattr(curation, "chosen", lambda settings, points, count, generator: points[np.arange(count)])
+    config, kept = tiny_config("cycle.generations=2", "seeds=[0]", "grid={}"), []
+    run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
+    assert not any(record.state.sampled.flags.writeable for record in kept)

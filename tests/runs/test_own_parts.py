@@ -239,11 +239,11 @@ TAIL = {"classes": "sum", "class": "7", "source_share": 1 / 6, "model_share": 0.
 @pytest.mark.parametrize(
     ("tails", "said"),
     [
-        ([TAIL], "must give 2 rows of tails.csv, as tail_rows says, each with classes, class, .* and gave 1:"),
-        ([TAIL, {"class": "7"}], "and gave 2:"),
-        ([TAIL, TAIL | {"alive_share": "all"}], "and gave 2:"),
-        ([TAIL, TAIL | {"class": "7\n8"}], "and gave 2:"),
-        (None, "and gave NoneType"),
+        ([TAIL], "tails must be a list of as many rows as tail_rows says, 2, and is 1;"),
+        ([TAIL, {"class": "7"}], "tails: row 1: must be a dictionary with classes, class, source_share"),
+        ([TAIL, TAIL | {"alive_share": "all"}], "tails: row 1: alive_share must be a number, and is 'all';"),
+        ([TAIL, TAIL | {"class": "7\n8"}], "tails: row 1: class must be a word, and is"),
+        (None, "tails must be a list of as many rows as tail_rows says, 2, and is NoneType;"),
     ],
 )
 def test_tails_that_no_reader_could_use_are_not_written(tails, said, tmp_path, monkeypatch):
@@ -271,4 +271,32 @@ def test_tails_of_a_system_of_ones_own_are_kept_and_gone_on_from(tmp_path, monke
     run_silently(dice(), tmp_path / "run")
     run_silently(dice("cycle.generations=6"), tmp_path / "run")
     assert len(read(tmp_path / "run", "tails")) == 2 * len(read(tmp_path / "run"))
+    assert verify_run(tmp_path / "run").damages == []
+
+
+@pytest.mark.parametrize(
+    ("of_samples", "said"),
+    [
+        (None, "of_samples must be a dictionary of arrays by other names than throws and log_prob"),
+        ({"throws": 3}, "of_samples must be a dictionary of arrays by other names than throws and log_prob"),
+        ({"sum": [[1], [1, 2]]}, "sum of the samples is list of shape"),
+        ({}, "sum of the samples is nothing, and row_format and kept_of_samples say"),
+    ],
+)
+def test_what_is_no_array_beside_the_samples_is_named(of_samples, said, tmp_path, monkeypatch):
+    """Catches a traceback, and an array that takes the place of the samples themselves."""
+    measure = own.Throws.measure
+    monkeypatch.setattr(own.Dice, "kept_of_samples", lambda self, config: {"sum": np.int64})
+    monkeypatch.setattr(
+        own.Throws, "measure", lambda self, record: measure(self, record)._replace(of_samples=of_samples)
+    )
+    with pytest.raises(RunError, match=said):
+        run_silently(dice(), tmp_path / "run")
+
+
+def test_a_scalar_type_in_place_of_a_dtype_is_one(tmp_path, monkeypatch):
+    """Catches a run of a system that says `np.int16` for a dtype, which ends well and can never be gone on with."""
+    monkeypatch.setattr(own.Dice, "row_format", lambda self, config: RowFormat("throws", np.int16, (2,)))
+    run_silently(dice("cycle.generations=2"), tmp_path / "run")
+    run_silently(dice("cycle.generations=4"), tmp_path / "run")
     assert verify_run(tmp_path / "run").damages == []
