@@ -56,7 +56,7 @@ class Measures(abc.ABC, Generic[AskedConfig]):
         """Make what all generations of a seed share, before it is asked for."""
         return
 
-    def probes(self, learner: Learner[Any]) -> Callable[[Loop, int], dict[str, Any]]:
+    def probes(self, learner: Learner[Any, Any, Any]) -> Callable[[Loop, int], dict[str, Any]]:
         """Build the function that says what a learner is asked for, for a loop and a generation."""
         return lambda loop, generation: {}
 
@@ -91,7 +91,7 @@ class System(abc.ABC, Generic[OwnConfig]):
         """So many independent rows (count, ...), drawn for a generation."""
 
     @abc.abstractmethod
-    def learner(self, config: OwnConfig, loop_count: int) -> Learner[OwnConfig]:
+    def learner(self, config: OwnConfig, loop_count: int) -> Learner[OwnConfig, Any, Any]:
         """What is fitted to the rows of so many loops that are alike in all but their knobs and seeds."""
 
     @abc.abstractmethod

@@ -1,6 +1,7 @@
 """The Gaussian system: what the loop, the run folder and plans ask of it, put together."""
 
 from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Gaussian(System[GaussianConfig]):
         """Numbers, see `source`."""
         return source.fresh_rows(config, seed, generation, count)
 
-    def learner(self, config: GaussianConfig, loop_count: int) -> Learner[GaussianConfig]:
+    def learner(self, config: GaussianConfig, loop_count: int) -> Learner[GaussianConfig, Any, Any]:
         """Moments, or a reference learner."""
         return MomentsLearner(config, loop_count) if config.learner.name == "moments" else reference_learner()
 

@@ -1,6 +1,7 @@
 """The logic language as a system: what the loop, the run folder and plans ask of it, put together."""
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ class Logic(System[LogicConfig]):
         """Rows of tokens, see `source`."""
         return source.fresh_rows(config, seed, generation, count)
 
-    def learner(self, config: LogicConfig, loop_count: int) -> Learner[LogicConfig]:
+    def learner(self, config: LogicConfig, loop_count: int) -> Learner[LogicConfig, Any, Any]:
         """The transformer, or a reference learner."""
         return transformer_learner(config, loop_count) if self.trains(config) else reference_learner()
 

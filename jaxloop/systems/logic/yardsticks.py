@@ -104,7 +104,7 @@ class Yardsticks(Measures[LogicConfig]):
             )
         return self._real[seed]
 
-    def probes(self, learner: Learner[Any]) -> Callable[[Loop, int], dict[str, Any]]:
+    def probes(self, learner: Learner[Any, Any, Any]) -> Callable[[Loop, int], dict[str, Any]]:
         """Build the function that says what a learner is asked for, for a loop and a generation."""
 
         @functools.cache
