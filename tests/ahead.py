@@ -153,6 +153,10 @@ class Programs:
         row_tokens = self.learner.shape.row_tokens
         return float(own_SxE.sum(axis=1).mean()) * operations_per_position(self.config, VOCABULARY, row_tokens)
 
+    def chunks_of_a_step(self) -> float:
+        """In the mean, of generation 0."""
+        return float(np.ceil(self.inputs.training.plan.row_count_S / self.learner.shape.chunk_rows).mean())
+
 
 # What an optimised program has on its lines and a GPU does not launch.
 _FREE = {

@@ -35,6 +35,7 @@ def test_programs_compile_and_fit_for_accelerators(target, preset, mapped):
         assert step.once() <= MOST_KERNELS[preset, mapped], line
     else:
         operations = found["train"].operations - of_preset.operations_of_a_look()
+        operations *= of_preset.chunks_of_a_step()
         useful = of_preset.useful_operations_of_a_step()
         line += f"; a step {operations / 1e9:.4g} GFLOP, {operations / useful:.2f} for each useful one"
         assert operations / useful <= MOST_OPERATIONS[preset, mapped], line

@@ -19,6 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxloop.config.schema import PopulationSettings
 
+# The axis of a mesh along which devices share the work of one loop.
+SHARES = "shares"
+
 # What a program reads and what it gives back: before it is sent, or on a device, or traced.
 Array = jax.Array | np.ndarray
 
@@ -26,6 +29,13 @@ Array = jax.Array | np.ndarray
 def on_cpu() -> bool:
     """Whether programs run on the CPU, and not on accelerators; all that goes by it asks here."""
     return jax.default_backend() == "cpu"
+
+
+def nvidia_capability() -> tuple[int, ...]:
+    """The compute capability of an NVIDIA GPU, (9, 0) for an H100; nothing where programs do not run on one."""
+    device = jax.config.values["jax_default_device"] or jax.local_devices()[0]
+    parts = str(getattr(device, "compute_capability", "")).split(".")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
 def _compiler_options() -> dict[str, str] | None:
@@ -100,19 +110,36 @@ def planned_bytes(program: jax.stages.Wrapped, *shapes: object) -> int:
     return held + memory.temp_size_in_bytes
 
 
-class Placement:
-    """Places for loops: some on each device, filled in order; those left over train nothing."""
+def greatest_divisor(number: int, most: int) -> int:
+    """The greatest divisor of a number that is no greater than the most."""
+    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
 
-    def __init__(self, settings: PopulationSettings, loop_count: int):
-        devices = jax.local_devices()
+
+class Placement:
+    """Places for loops: some on each device, filled in order; those left over train nothing.
+
+    Where there are more accelerators than loops, several of them can share one loop's places: as many as divide the
+    shares that its work has, on the axis `SHARES` of the mesh. What they do not share each of them does.
+    """
+
+    def __init__(self, settings: PopulationSettings, loop_count: int, shares: int = 1):
+        there = jax.local_devices()
         # No more devices than loops, but two on a CPU, for the reason given in `environment.use_all_cores`.
-        devices = devices[: max(loop_count, 2 if on_cpu() else 1)]
-        self.per_device = min(settings.loops_per_device, loop_count) or (
-            1 if on_cpu() else -(-loop_count // len(devices))
-        )
-        self.mesh = Mesh(np.array(devices), ("loops",))
-        self.places = len(devices) * self.per_device
+        devices = min(len(there), max(loop_count, 2 if on_cpu() else 1))
+        self.per_device = min(settings.loops_per_device, loop_count) or (1 if on_cpu() else -(-loop_count // devices))
+        self.places = devices * self.per_device
+        self.sharing = 1 if on_cpu() else greatest_divisor(shares, len(there) // devices)
+        self.mesh = Mesh(np.array(there[: devices * self.sharing]).reshape(devices, -1), ("loops", SHARES))
         self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))
+
+    def hints(self, setting: str) -> list[str]:
+        """What would use accelerators that stand idle, where this setting has the shares of a loop's work."""
+        devices = len(self.mesh.devices)
+        could_share = jax.local_device_count() // devices
+        if on_cpu() or could_share == self.sharing:
+            return []
+        used, there = self.mesh.devices.size, jax.local_device_count()
+        return [f"{there - used} of {there} devices stand idle; with {setting}={could_share} they share a loop's steps"]
 
     def map(self, function: Callable, donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
         """Compile a function of one loop's arrays into one of arrays with a leading axis of places."""

@@ -93,6 +93,7 @@ class ModelLearner(Learner[AskedConfig, Probe, Started], Protocol):
 
     loops_per_device: int  # mapped together
     lower: str  # which settings, where a single loop does not fit into memory
+    hints: Sequence[str]  # what would use the devices better
 
     def device_bytes(self, task: Task[AskedConfig, Probe]) -> int:
         """Memory that the greediest of the programs takes on each device, with what lies there beside it."""

@@ -156,6 +156,8 @@ def run_program(
 ) -> list[tuple[Loop, int]]:
     """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
     learner = make_learner(program, system, measures)
+    for hint in getattr(learner, "hints", ()):
+        warn(hint)
     while True:
         try:
             return run_loops(program.loops, states, system, learner, probes_of(measures, learner), keep, watch)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxloop.config.schema import Loop
 from jaxloop.learners.keys import device_key
 from jaxloop.learners.placement import Array, Placement, on_cpu, planned_bytes
-from jaxloop.learners.transformer.model import make_model
+from jaxloop.learners.transformer.flat import model_of_the_device
 from jaxloop.learners.transformer.packing import RowShape, batch_order, plan, sort_rows, whole_plan
 from jaxloop.learners.transformer.sample import Batches, Work, batch_count, make_sample
 from jaxloop.learners.transformer.score import Probe, in_order, make_probe, make_score
@@ -93,15 +93,19 @@ class TransformerLearner:
     ):
         self._config, self._loop_count, self._count, self._vocabulary = config, loop_count, count, vocabulary
         self._typical_NxT, self.train_settings = typical_NxT, config.train
-        self._placement = Placement(config.population, loop_count)
+        self._placement = Placement(config.population, loop_count, config.train.partial_sums)
         self.places, self.loops_per_device = self._placement.places, self._placement.per_device
         self.devices = self.places // self.loops_per_device
+        self.hints = self._placement.hints("train.partial_sums")
         self.shape = choose_shape(config, vocabulary, typical_NxT)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(memory_of(cycle).training_rows(cycle.generations - 1))
 
-        model = make_model(config.model, vocabulary)
-        begin, train_and_look = make_train(train, model, width, self._capacities[1], self.shape)
+        model = model_of_the_device(config.model, vocabulary)
+        self._nested = model.nested
+        begin, train_and_look = make_train(
+            train, model, width, self._capacities[1], self.shape, self._placement.sharing
+        )
         sample = make_sample(model, count, width, config.sample.batch_rows)
         score = make_score(model, width, self.shape)
 
@@ -336,7 +340,9 @@ class TransformerLearner:
                         "training_nats_per_token": training_nats,
                         "training_steps": int(trained.step[place]),
                     },
-                    parameters=jax.tree.map(lambda leaf, place=place: leaf[place], trained.best_parameters),
+                    parameters=self._nested(
+                        jax.tree.map(lambda leaf, place=place: leaf[place], trained.best_parameters)
+                    ),
                     diverged=not (np.isfinite(training_nats) and np.isfinite(validation_nats)),
                 )
             )
@@ -348,23 +354,27 @@ def choose_shape(config: TransformerConfig, vocabulary: Vocabulary, typical_NxT:
 
     The length is the setting, or what needs the fewest multiplications for rows like the typical ones. On a CPU a chunk
     is what a core's cache holds, and at most half of a usual step, so that steps with less to read cost less; on
-    accelerators it is a whole step.
+    accelerators it is what 99 of 100 usual steps fill at most, or its part of that where a step has partial sums.
     """
     width, context, batch = config.model.width, config.model.context_tokens, config.train.batch_expressions
     sorted_NxT = sort_rows(typical_NxT)
-    order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), 20, batch)
 
-    def usual_rows(row_tokens: int) -> float:
-        return float(np.mean(plan(sorted_NxT, vocabulary, order_SxE, row_tokens).row_count_S))
+    def row_counts(row_tokens: int, steps: int) -> np.ndarray:
+        order_SxE = batch_order(np.random.default_rng(0), len(sorted_NxT), steps, batch)
+        return np.asarray(plan(sorted_NxT, vocabulary, order_SxE, row_tokens).row_count_S)
 
     def multiplications(row_tokens: int) -> float:
-        return usual_rows(row_tokens) * row_tokens * (12 * width**2 + 2 * row_tokens * width)
+        rows = float(np.mean(row_counts(row_tokens, 20)))
+        return rows * row_tokens * (12 * width**2 + 2 * row_tokens * width)
 
     lengths = [config.train.row_tokens] if config.train.row_tokens else [context * 2**power for power in range(4)]
     row_tokens = min(lengths, key=multiplications)
-    rows = usual_rows(row_tokens)
     if on_cpu():
-        chunk_rows = min(256 // row_tokens, math.ceil(rows / 2))
-    else:
-        chunk_rows = min(16_384 // row_tokens, math.ceil(1.2 * rows))
-    return RowShape(row_tokens, max(chunk_rows, 1))
+        chunk_rows = min(256 // row_tokens, math.ceil(np.mean(row_counts(row_tokens, 20)) / 2))
+        return RowShape(row_tokens, max(chunk_rows, 1))
+    # Alike in size, and as few as the device has room for.
+    most, sums = math.ceil(np.quantile(row_counts(row_tokens, 200), 0.99)), config.train.partial_sums
+    turns = math.ceil(most * row_tokens / sums / 16_384)
+    chunk_rows = math.ceil(most / sums / turns)
+    # Large products of matrices like sizes that are multiples of something.
+    return RowShape(row_tokens, chunk_rows if chunk_rows < 64 else -(-chunk_rows // 8) * 8)

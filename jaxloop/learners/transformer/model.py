@@ -9,7 +9,7 @@ C sequences that are written side by side, M nodes of the cache.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from flax import nnx
 
 from jaxloop.learners.placement import on_cpu
 from jaxloop.learners.transformer.attention import attend
+from jaxloop.learners.transformer.attention_kernels import attend_by_kernels, is_for_kernels
+from jaxloop.learners.transformer.dropout import Dropout
 from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
 
@@ -29,6 +31,15 @@ class Cache(NamedTuple):
     values_MxD: list[jax.Array]
 
 
+def matrices_of(parameters: Any) -> Any:
+    """Which of these arrays are matrices, as bools."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)
+
+
+def _as_they_are(parameters: Any) -> Any:
+    return parameters
+
+
 class Model(NamedTuple):
     """The transformer as pure functions over its parameters."""
 
@@ -37,6 +48,8 @@ class Model(NamedTuple):
     apply: Callable  # parameters, inputs_BxL, depth_BxL, dropout key or None -> logits_BxLxV, for prefix trees
     init_cache: Callable  # nodes -> Cache
     decode: Callable  # parameters, token_C, position, node_CxL, first node, Cache -> logits_CxV, Cache
+    matrices: Callable = matrices_of  # parameters -> which of them are matrices: bools, in a tree like theirs
+    nested: Callable = _as_they_are  # parameters -> as they are kept: nested, of arrays
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -51,19 +64,19 @@ def look_up(table_VxD, index_N, dtype):
 
 
 def _look_up_forward(table_VxD, index_N, dtype):
-    return look_up(table_VxD, index_N, dtype), (index_N, len(table_VxD))
+    return look_up(table_VxD, index_N, dtype), (index_N, table_VxD[:, :0])
 
 
 def _look_up_backward(dtype, residuals, gradient_NxD):
-    index_N, count = residuals
+    index_N, table_Vx0 = residuals
     summed_VxD = jnp.einsum(
         "nv,nd->vd",
-        jax.nn.one_hot(index_N, count, dtype=dtype),
+        jax.nn.one_hot(index_N, len(table_Vx0), dtype=dtype),
         gradient_NxD,
         preferred_element_type=jnp.float32,
         precision=jax.lax.Precision.HIGHEST,
     )
-    return summed_VxD, None
+    return summed_VxD.astype(table_Vx0.dtype), None
 
 
 look_up.defvjp(_look_up_forward, _look_up_backward)
@@ -73,7 +86,7 @@ class Block(nnx.Module):
     """Attention and a two-layer perceptron, each behind a norm and added to the stream."""
 
     def __init__(self, settings: ModelSettings, dtype, rngs: nnx.Rngs):
-        width, heads = settings.width, settings.heads
+        width = settings.width
 
         def linear(inputs, outputs, deviation=0.02):
             init = nnx.initializers.constant(deviation)
@@ -82,7 +95,6 @@ class Block(nnx.Module):
         # As in nanoGPT, the projections onto the stream are scaled down by the number of additions to it.
         onto_stream = 0.02 / np.sqrt(2 * settings.layers)
 
-        self.heads = heads
         self.attention_norm = nnx.LayerNorm(width, use_bias=False, dtype=dtype, rngs=rngs)
         self.queries_keys_values = linear(width, 3 * width)
         self.attention_out = linear(width, width, onto_stream)
@@ -96,19 +108,15 @@ class Block(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        self.dropout = nnx.Dropout(settings.dropout)
 
-    def __call__(self, stream_NxD, read, rngs):
-        """One block; `read` turns queries, keys and values (N, H, K) into what attention gives (N, D)."""
+    def __call__(self, stream_NxD, read, drop=None):
+        """One block; `read` turns queries, keys and values, (N, 3D), into what attention gives, (N, D)."""
         # Two axes only: XLA's CPU backend takes twice as long over the same product with three.
-        qkv = self.queries_keys_values(self.attention_norm(stream_NxD))
-        queries, keys, values = (part.reshape(len(part), self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
-        stream_NxD += self._drop(self.attention_out(read(queries, keys, values)), rngs)
+        attended = self.attention_out(read(self.queries_keys_values(self.attention_norm(stream_NxD))))
+        stream_NxD += drop(attended) if drop else attended
         hidden = jax.nn.gelu(self.mlp_in(self.mlp_norm(stream_NxD)))
-        return stream_NxD + self._drop(self.mlp_out(hidden), rngs)
-
-    def _drop(self, values, rngs):
-        return self.dropout(values, deterministic=rngs is None, rngs=rngs)
+        hidden = self.mlp_out(hidden)
+        return stream_NxD + (drop(hidden) if drop else hidden)
 
 
 class Transformer(nnx.Module):
@@ -122,7 +130,7 @@ class Transformer(nnx.Module):
         self.dtype = dtype
         self.tokens = nnx.Embed(vocabulary.size, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
         self.positions = nnx.Embed(settings.context_tokens, settings.width, embedding_init=init, dtype=dtype, rngs=rngs)
-        self.dropout = nnx.Dropout(settings.dropout)
+        self.dropout, self.heads = settings.dropout, settings.heads
         # Each by a name of its own: how Flax holds lists, and whether it reads back what it saves of one, has changed.
         self.block_names = tuple(f"block_{layer:03d}" for layer in range(settings.layers))
         for name in self.block_names:
@@ -143,8 +151,8 @@ class Transformer(nnx.Module):
 
     def packed(self, inputs_BxL, depth_BxL, dropout_key):
         """Logits of rows of prefix trees (see `packing`): each position reads its ancestors and itself."""
-        rngs = None if dropout_key is None or self.dropout.rate == 0 else nnx.Rngs(dropout_key)
         rows, row_tokens = inputs_BxL.shape
+        drop = Dropout(self.dropout, dropout_key) if dropout_key is not None and self.dropout else None
         query, key = jnp.arange(row_tokens)[None, :, None], jnp.arange(row_tokens)[None, None, :]
         # A subtree ends at the first later position that is no deeper than its root.
         no_deeper_BxLxL = depth_BxL[:, None, :] <= depth_BxL[:, :, None]
@@ -152,19 +160,20 @@ class Transformer(nnx.Module):
         ancestor_BxLxL = (key <= query) & (query < end_BxL[:, None, :])
         bias_BxLxL = jnp.where(ancestor_BxLxL, 0.0, -1e30)
 
-        def read(queries, keys, values):
-            by_row = (part.reshape(rows, row_tokens, *part.shape[1:]) for part in (queries, keys, values))
-            kept = None
-            if rngs is not None:
-                shape = (rows, queries.shape[1], row_tokens, row_tokens)
-                kept = self.dropout(jnp.ones(shape, self.dtype), deterministic=False, rngs=rngs)
-            return attend(*by_row, bias_BxLxL, kept).reshape(rows * row_tokens, -1)
+        def read(qkv_Nx3D):
+            qkv_BxLx3xHxK = qkv_Nx3D.reshape(rows, row_tokens, 3, self.heads, -1)
+            if is_for_kernels(qkv_BxLx3xHxK):
+                attended = attend_by_kernels(qkv_BxLx3xHxK, bias_BxLxL, drop.next_draw() if drop else None)
+            else:
+                kept = drop(jnp.ones((rows, self.heads, row_tokens, row_tokens), self.dtype)) if drop else None
+                attended = attend(*jnp.moveaxis(qkv_BxLx3xHxK, 2, 0), bias_BxLxL, kept)
+            return jnp.reshape(attended, (rows * row_tokens, -1))
 
         stream_NxD = self._embed(self.tokens, inputs_BxL.reshape(-1).astype(jnp.int32))
         stream_NxD = stream_NxD + self._embed(self.positions, depth_BxL.reshape(-1).astype(jnp.int32))
-        stream_NxD = self.dropout(stream_NxD, deterministic=rngs is None, rngs=rngs)
+        stream_NxD = drop(stream_NxD) if drop else stream_NxD
         for block in self._blocks():
-            stream_NxD = block(stream_NxD, read, rngs)
+            stream_NxD = block(stream_NxD, read, drop)
         return self._logits(stream_NxD).reshape(rows, row_tokens, -1)
 
     def decode(self, token_C, position, node_CxL, first_node, cache: Cache):
@@ -182,13 +191,15 @@ class Transformer(nnx.Module):
         stream_CxD = self.tokens(token_C.astype(jnp.int32)) + self.positions(position)[None]
         for layer, block in enumerate(self._blocks()):
 
-            def read(queries_CxHxK, keys_CxHxK, values_CxHxK, layer=layer):
-                _, heads, head_width = queries_CxHxK.shape
-                for kept, new in ((keys, keys_CxHxK), (values, values_CxHxK)):
-                    kept[layer] = jax.lax.dynamic_update_slice(kept[layer], new.reshape(count, -1), (first_node, 0))
+            def read(qkv_Cx3D, layer=layer):
+                heads = self.heads
+                queries_CxD, keys_CxD, values_CxD = jnp.split(qkv_Cx3D, 3, axis=-1)
+                head_width = queries_CxD.shape[1] // heads
+                for kept, new_CxD in ((keys, keys_CxD), (values, values_CxD)):
+                    kept[layer] = jax.lax.dynamic_update_slice(kept[layer], new_CxD, (first_node, 0))
                 # One query a sequence: nothing that a product of matrices could share. Sums over the width of a head
                 # are products with a matrix of ones and zeros, for a CPU is slow at sums over a short last axis.
-                queries_Cx1xD = (queries_CxHxK.astype(jnp.float32) * head_width**-0.5).reshape(count, 1, -1)
+                queries_Cx1xD = (queries_CxD.astype(jnp.float32) * head_width**-0.5)[:, None]
                 products_NxD = (queries_Cx1xD * keys[layer][node_CxL]).reshape(count * row_tokens, -1)
                 of_head_DxH = jnp.repeat(jnp.eye(heads), head_width, axis=0)
                 scores_NxH = jnp.dot(products_NxD, of_head_DxH, precision=jax.lax.Precision.HIGHEST)
@@ -197,7 +208,7 @@ class Transformer(nnx.Module):
                 values_CxLxHxK = values[layer][node_CxL].reshape(count, row_tokens, heads, head_width)
                 return jnp.sum(weights_CxLxHx1 * values_CxLxHxK, axis=1).reshape(count, -1)
 
-            stream_CxD = block(stream_CxD, read, None)
+            stream_CxD = block(stream_CxD, read)
         return self._logits(stream_CxD), Cache(keys, values)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxloop.learners.transformer.model import make_model
+from jaxloop.learners.transformer.flat import model_of_the_device
 from jaxloop.learners.transformer.packing import RowShape, most_rows, plan, sort_rows
 from jaxloop.learners.transformer.score import make_score
 from jaxloop.learners.transformer.settings import ModelSettings
@@ -43,17 +43,20 @@ def make_step(settings: ModelSettings, vocabulary: Vocabulary, tokens_NxT: np.nd
     shape = RowShape(row_tokens, most_rows(count, width, row_tokens))
     sorted_NxT = sort_rows(tokens_NxT)
     planned = plan(sorted_NxT, vocabulary, np.arange(count, dtype=np.int32)[None], row_tokens)
-    model = make_model(settings, vocabulary)
+    model = model_of_the_device(settings, vocabulary)
     read, score = make_read(vocabulary, width, count, shape), make_score(model, width, shape)
 
     def step(corpus: Corpus) -> StepResult:
         # A new model's attention looks at nothing: all it reads weighs alike.
-        parameters = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, model.init(jax.random.key(2)))
+        parameters = model.init(jax.random.key(2))
+        parameters = jax.tree.map(
+            lambda leaf, matrix: 5 * leaf if matrix else leaf, parameters, model.matrices(parameters)
+        )
         _, rows, _ = read(corpus, jax.numpy.int32(0))
         nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=2)
         nats, gradient = nats_and_gradient(model, shape.chunk_rows, parameters, rows, 0, jax.random.key(1))
         nats_2xSxE = score(parameters, corpus, jax.numpy.float32(1), jax.numpy.bool_(True))
-        return StepResult(nats, gradient, nats_2xSxE[0].reshape(-1))
+        return StepResult(nats, model.nested(gradient), nats_2xSxE[0].reshape(-1))
 
     return step, Corpus(sorted_NxT, planned, np.asarray(count, np.int32))
 

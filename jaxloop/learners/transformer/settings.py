@@ -31,6 +31,12 @@ class TrainSettings(Section):
 
     steps: Count = Field(default=1000, description="optimiser steps")
     batch_expressions: Count = Field(default=100, description="expressions a step; some 20 tokens each at max_depth 5")
+    partial_sums: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="partial sums of a step's gradient: as many accelerators can share the steps of one loop",
+    )
     row_tokens: int = Field(
         default=0,
         ge=0,

@@ -3,6 +3,7 @@
 Legend: N expressions, T tokens an expression, R rows, L positions a row, V vocabulary (see `packing`).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxloop.learners.placement import Array
-from jaxloop.learners.transformer.model import Model
+from jaxloop.learners.transformer.model import Model, matrices_of
 from jaxloop.learners.transformer.packing import Plan, Rows, RowShape, Step, lay_out, most_rows, step_of
+from jaxloop.learners.transformer.partial_sums import add_in_order
 from jaxloop.learners.transformer.settings import TrainSettings
 from jaxloop.learners.vocabulary import Vocabulary
 
@@ -52,7 +54,7 @@ def make_read(vocabulary: Vocabulary, width: int, expressions: int, shape: RowSh
     def read(corpus: Corpus, step: jax.Array) -> tuple[Step, Rows, jax.Array]:
         of_step = step_of(corpus.tokens_NxT, vocabulary, corpus.plan, step, capacity * shape.row_tokens)
         rows = lay_out(of_step, vocabulary, capacity, shape.row_tokens)
-        return of_step, rows, (corpus.plan.row_count_S[step] + size - 1) // size
+        return of_step, rows, jax.lax.div(corpus.plan.row_count_S[step] + (size - 1), size)
 
     return read
 
@@ -89,8 +91,13 @@ def make_evaluate(model: Model, width: int, expressions: int, shape: RowShape) -
     return evaluate
 
 
-def make_optimiser(settings: TrainSettings, knobs: TrainingKnobs) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global norm; linear warm-up, then a cosine down to the final share."""
+def make_optimiser(
+    settings: TrainSettings, knobs: TrainingKnobs, matrices: Callable = matrices_of
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global norm; linear warm-up, then a cosine down to the final share.
+
+    What decays are the matrices, see `Model.matrices`.
+    """
     peak = knobs.learning_rate
 
     def learning_rate(step):
@@ -106,7 +113,7 @@ def make_optimiser(settings: TrainSettings, knobs: TrainingKnobs) -> optax.Gradi
         optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2),
         optax.add_decayed_weights(
             jnp.asarray(knobs.weight_decay),
-            mask=lambda parameters: jax.tree.map(lambda leaf: leaf.ndim >= 2, parameters),
+            mask=matrices,
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -118,9 +125,9 @@ def looks(settings: TrainSettings) -> int:
 
 
 def make_train(
-    settings: TrainSettings, model: Model, width: int, validation_expressions: int, shape: RowShape
+    settings: TrainSettings, model: Model, width: int, validation_expressions: int, shape: RowShape, devices: int = 1
 ) -> tuple[Callable, Callable]:
-    """Build the two traced functions that train a model.
+    """Build the two traced functions that train a model, on so many devices that share its partial sums.
 
     Returns:
       `begin(init_key, knobs) -> Training`, and
@@ -135,7 +142,7 @@ def make_train(
         parameters = model.init(init_key)
         return Training(
             parameters=parameters,
-            optimiser_state=make_optimiser(settings, knobs).init(parameters),
+            optimiser_state=make_optimiser(settings, knobs, model.matrices).init(parameters),
             best_parameters=parameters,
             best_validation_nats=jnp.float32(jnp.inf),
             training_nats=jnp.float32(0),
@@ -151,21 +158,30 @@ def make_train(
         validation: Corpus,
         active: jax.Array,
     ) -> Training:
-        optimiser = make_optimiser(settings, knobs)
+        optimiser = make_optimiser(settings, knobs, model.matrices)
 
         def take_step(step, carry):
             parameters, optimiser_state, _ = carry
             _, rows, chunks = read(training, step)
             key = jax.random.fold_in(dropout_key, step)
 
-            def add_chunk(chunk, total):
-                nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=2)(
-                    model, shape.chunk_rows, parameters, rows, chunk, jax.random.fold_in(key, chunk)
-                )
-                return jax.tree.map(jnp.add, total, nats_and_gradient)
-
             nothing = jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters)
-            total = jax.lax.fori_loop(0, chunks, add_chunk, nothing)
+
+            def sum_every(stride, first):
+                def add_chunk(turn, total):
+                    chunk = first + turn * stride
+                    nats_and_gradient = jax.value_and_grad(chunk_nats, argnums=2)(
+                        model, shape.chunk_rows, parameters, rows, chunk, jax.random.fold_in(key, chunk)
+                    )
+                    return jax.tree.map(jnp.add, total, nats_and_gradient)
+
+                return jax.lax.fori_loop(0, jax.lax.div(chunks - first + (stride - 1), stride), add_chunk, nothing)
+
+            sums = settings.partial_sums
+            if sums == 1:
+                total = sum_every(1, 0)
+            else:
+                total = add_in_order(functools.partial(sum_every, sums), sums, devices, nothing)
             targets = jnp.sum(rows.targets_RxLxV)
             nats, gradient = jax.tree.map(lambda summed: summed / targets, total)
             updates, optimiser_state = optimiser.update(gradient, optimiser_state, parameters)
