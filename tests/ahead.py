@@ -28,21 +28,26 @@ from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 
 class Target(NamedTuple):
-    """An accelerator."""
+    """A machine with accelerators."""
 
     platform: str  # as JAX calls its compiler
     backend: str  # as JAX calls the backend that it would be
-    memory_bytes: int
+    memory_bytes: int  # of each of them
+    needs: str  # the package that has its compiler
+    side: int = 1  # of the square that they form, where they are TPUs
 
 
-TARGETS = {"v5e": Target("tpu", "tpu", 16 * 10**9), "h100": Target("cuda", "gpu", 80 * 10**9)}
-NEEDS = {"v5e": "libtpu", "h100": "jax_cuda12_plugin"}
+TARGETS = {
+    "v5e": Target("tpu", "tpu", 16 * 10**9, "libtpu"),
+    "v5e:2x2": Target("tpu", "tpu", 16 * 10**9, "libtpu", side=2),
+    "h100": Target("cuda", "gpu", 80 * 10**9, "jax_cuda12_plugin"),
+}
 
 
 class Compiled(NamedTuple):
     """A program, compiled."""
 
-    bytes: int  # on the device: arguments, results and what lies between
+    bytes: int  # on each device: arguments, results and what lies between
     operations: float  # floating-point, the body of each loop once; 0 where the compiler does not say
     kernels: "Kernels"
 
@@ -60,23 +65,24 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def devices_of(name: str) -> tuple:
-    """One device of a target, which nothing can be computed on."""
+    """The devices of a target, which nothing can be computed on."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if TARGETS[name].platform == "tpu":
+        kind, side = name.partition(":")[0], TARGETS[name].side
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{name}:1x1", chips_per_host_bounds=(1, 1, 1)
+            platform="tpu", topology_name=f"{kind}:{side}x{side}", chips_per_host_bounds=(side, side, 1)
         )
     else:
         description = (Path(__file__).parent / f"{name}.txtpb").read_text(encoding="utf-8")
         found = topologies.get_topology_desc(
             platform="cuda", topology_name=name, topology="1x1x1", target_config=description
         )
-    return tuple(found.devices[:1])
+    return tuple(found.devices[: TARGETS[name].side ** 2])
 
 
 @contextlib.contextmanager
 def pretending(name: str) -> Iterator[None]:
-    """Make JAX's answers those of a machine with one such device."""
+    """Make JAX's answers those of such a machine."""
     there = jax.local_devices
 
     def local_devices(*arguments: Any, **options: Any) -> list:
@@ -88,6 +94,7 @@ def pretending(name: str) -> Iterator[None]:
         with (
             mock.patch.object(jax, "default_backend", lambda: TARGETS[name].backend),
             mock.patch.object(jax, "local_devices", local_devices),
+            mock.patch.object(jax, "local_device_count", lambda: len(devices_of(name))),
         ):
             yield
     finally:
@@ -154,8 +161,9 @@ class Programs:
         return float(own_SxE.sum(axis=1).mean()) * operations_per_position(self.config, VOCABULARY, row_tokens)
 
     def chunks_of_a_step(self) -> float:
-        """In the mean, of generation 0."""
-        return float(np.ceil(self.inputs.training.plan.row_count_S / self.learner.shape.chunk_rows).mean())
+        """That one device computes one after the other, in the mean of generation 0."""
+        chunks_S = -(-self.inputs.training.plan.row_count_S // self.learner.shape.chunk_rows)
+        return float(np.ceil(chunks_S / self.config.train.partial_sums).mean())
 
 
 # What an optimised program has on its lines and a GPU does not launch.
