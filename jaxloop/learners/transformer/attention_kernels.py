@@ -12,10 +12,16 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as pltriton
 
 from jaxloop.learners.placement import nvidia_capability
 from jaxloop.learners.transformer.dropout import Draw, is_kept
+
+try:
+    from jax.experimental.pallas import triton
+
+    _PARAMETERS = triton.CompilerParams(num_warps=8, num_stages=1)
+except ImportError:  # Deprecated since JAX 0.11. A JAX without it computes attention as on other devices.
+    _PARAMETERS = None
 
 
 def _product(one, other, over=(1, 0)):
@@ -99,8 +105,20 @@ def attend_by_kernels(qkv_BxLx3xHxK, bias_BxLxL, draw: Draw | None = None, inter
 def is_for_kernels(qkv_BxLx3xHxK: jax.Array) -> bool:
     """Whether programs run on what has units for such products, in shapes that one of its processors holds."""
     _, row_tokens, _, _, head_width = qkv_BxLx3xHxK.shape
-    is_small = {row_tokens, head_width} <= {16, 32, 64, 128}
-    return nvidia_capability() >= (8, 0) and qkv_BxLx3xHxK.dtype == jnp.bfloat16 and is_small
+    if _PARAMETERS is None or qkv_BxLx3xHxK.dtype != jnp.bfloat16 or not {row_tokens, head_width} <= {16, 32, 64, 128}:
+        return False
+    # Two matrices of weights and three of width K, as XLA plans the kernel backwards; a bound for the smaller shapes.
+    needed_bytes = 2 * (2 * row_tokens**2 + 3 * row_tokens * head_width)
+    return needed_bytes <= _shared_memory_bytes(nvidia_capability())
+
+
+def _shared_memory_bytes(capability: tuple[int, ...]) -> int:
+    """What a kernel may take of a processor's fast memory, by the CUDA programming guide's table."""
+    if capability < (8, 0):
+        return 0
+    if (9, 0) <= capability < (12, 0):
+        return 227 * 1024
+    return (163 if capability in ((8, 0), (8, 7)) else 99) * 1024
 
 
 def _run(kernel, drawn, interpreted, qkv_BxLx3xHxK, inputs, outputs):
@@ -123,7 +141,7 @@ def _run(kernel, drawn, interpreted, qkv_BxLx3xHxK, inputs, outputs):
         in_specs=[*parts, *(blocks[axes] for axes, _ in inputs)],
         out_specs=[blocks[axes] for axes, _ in outputs],
         out_shape=[shape for _, shape in outputs],
-        compiler_params=pltriton.CompilerParams(num_warps=8, num_stages=1),
+        compiler_params=_PARAMETERS,
         interpret=interpreted,
     )(*[qkv_BxLx3xHxK] * 3, *(array for _, array in inputs))
 
