@@ -20,6 +20,7 @@ from jaxloop.learners.transformer.learner import TransformerLearner
 from jaxloop.learners.transformer.model import make_model
 from jaxloop.learners.transformer.sample import Batches
 from jaxloop.learners.transformer.train import make_evaluate
+from jaxloop.runs.environment import nothing_kept
 from jaxloop.runs.programs import programs
 from jaxloop.systems.logic.learners import transformer_learner
 from jaxloop.systems.logic.settings import LogicConfig
@@ -88,17 +89,13 @@ def pretending(name: str) -> Iterator[None]:
     def local_devices(*arguments: Any, **options: Any) -> list:
         return there(*arguments, **options) if arguments or options else list(devices_of(name))
 
-    kept = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        with (
-            mock.patch.object(jax, "default_backend", lambda: TARGETS[name].backend),
-            mock.patch.object(jax, "local_devices", local_devices),
-            mock.patch.object(jax, "local_device_count", lambda: len(devices_of(name))),
-        ):
-            yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
+    with (
+        nothing_kept(),
+        mock.patch.object(jax, "default_backend", lambda: TARGETS[name].backend),
+        mock.patch.object(jax, "local_devices", local_devices),
+        mock.patch.object(jax, "local_device_count", lambda: len(devices_of(name))),
+    ):
+        yield
 
 
 class Programs:

@@ -67,10 +67,14 @@ def test_a_step_in_bfloat16_is_that_of_float32_within_two_percent():
     assert_close(step_on(jax.local_devices()[0], "bfloat16", None), MOST_BFLOAT16)
 
 
-def generation(seeds: list[int], loops_per_device: int = 0) -> list[Written]:
+def generation(seeds: list[int], loops_per_device: int = 0, partial_sums: int = 1) -> list[Written]:
     """Train and sample generation 0 of a loop of each of these seeds; all are asked for the same rows."""
     config = tiny_config(
-        "grid={}", f"seeds={seeds}", "model.dropout=0.1", f"population.loops_per_device={loops_per_device}"
+        "grid={}",
+        f"seeds={seeds}",
+        "model.dropout=0.1",
+        f"population.loops_per_device={loops_per_device}",
+        f"train.partial_sums={partial_sums}",
     )
     group, language, width = loops(config), language_of(config.language), config.model.context_tokens
     learner = transformer_learner(config, len(group))
@@ -111,6 +115,16 @@ def test_a_loop_mapped_beside_others_is_the_loop_that_it_is_alone():
         return float(np.abs(one.probed["asked"] - other.probed["asked"]).mean())
 
     assert apart(alone, mapped) < 0.2 * apart(neighbour, mapped)
+
+
+def test_a_loop_whose_steps_are_shared_is_that_of_fewer_devices(monkeypatch):
+    """Catches sums that depend on how many devices share them, and devices that compute the same chunks."""
+    there = jax.local_devices()
+    if there[0].platform == "cpu" or len(there) < 4:
+        pytest.skip("there are no four accelerators")
+    four = generation([0], partial_sums=4)[0]
+    monkeypatch.setattr(jax, "local_devices", lambda **_: there[:2])
+    assert_same_written(four, generation([0], partial_sums=4)[0])
 
 
 def test_samples_have_the_probability_that_scoring_gives_them():

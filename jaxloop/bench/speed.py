@@ -8,7 +8,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from jaxloop.config.schema import Loop, loops
 from jaxloop.learners.placement import on_cpu, peak_memory_bytes
@@ -17,7 +16,7 @@ from jaxloop.learners.transformer.sample import Work
 from jaxloop.learners.transformer.train import Training, looks
 from jaxloop.loop.interfaces import Record, Seconds, State, Written
 from jaxloop.loop.memories import first
-from jaxloop.runs.environment import prepare, processor_name
+from jaxloop.runs.environment import nothing_kept, prepare, processor_name
 from jaxloop.runs.measuring import kept_of
 from jaxloop.runs.resources import core_count
 from jaxloop.systems.logic import measures
@@ -87,16 +86,12 @@ class Bench:
             "sample": (learner.sample, (state.best_parameters, inputs, batches)),
             "score": (learner.score, (state.best_parameters, inputs, learner.corpora(self.probes), active)),
         }
-        enabled = jax.config.values["jax_enable_compilation_cache"]
-        jax.config.update("jax_enable_compilation_cache", False)
-        compilation_cache.reset_cache()  # JAX asks once whether there is one.
         seconds = {}
-        for name, (program, arguments) in programs.items():
-            begun = time.perf_counter()
-            program.lower(*arguments).compile()
-            seconds[name] = time.perf_counter() - begun
-        jax.config.update("jax_enable_compilation_cache", enabled)
-        compilation_cache.reset_cache()
+        with nothing_kept():
+            for name, (program, arguments) in programs.items():
+                begun = time.perf_counter()
+                program.lower(*arguments).compile()
+                seconds[name] = time.perf_counter() - begun
         return seconds
 
     def _begun(self) -> Training:

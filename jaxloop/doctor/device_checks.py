@@ -64,10 +64,9 @@ def _with_devices(look: Callable[[], list[Finding]]) -> list[Finding]:
 
 def check_devices() -> list[Finding]:
     """The devices, and the memory that programs may take of each."""
-    devices = jax.local_devices()
-    if devices[0].platform == "cpu":
+    if on_cpu():
         return [Finding("devices", f"{devices_in_words()}; they share the machine's memory")]
-    sizes = [_memory_bytes(place) for place in range(len(devices))]
+    sizes = [_memory_bytes(place) for place in range(jax.local_device_count())]
     texts = dict.fromkeys(size_text(size) if size else "of unknown size" for size in sizes)
     told = f"memory for programs: {', '.join(texts)} each"
     if not all(sizes):

@@ -217,6 +217,8 @@ class FakeDevice:
 )
 def test_the_memory_of_devices_is_said(monkeypatch, statistics, said):
     """Catches a traceback of a device that has no statistics, as TPUs of some runtimes."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda: len(statistics))
     monkeypatch.setattr(jax, "local_devices", lambda **_: [FakeDevice(one) for one in statistics])
     (line,) = device_checks.check_devices()
     assert said in line.found and not line.to_do
