@@ -166,7 +166,8 @@ class Transformer(nnx.Module):
                 attended = attend_by_kernels(qkv_BxLx3xHxK, bias_BxLxL, drop.next_draw() if drop else None)
             else:
                 kept = drop(jnp.ones((rows, self.heads, row_tokens, row_tokens), self.dtype)) if drop else None
-                attended = attend(*jnp.moveaxis(qkv_BxLx3xHxK, 2, 0), bias_BxLxL, kept)
+                by_row = (part.reshape(rows, row_tokens, self.heads, -1) for part in jnp.split(qkv_Nx3D, 3, axis=-1))
+                attended = attend(*by_row, bias_BxLxL, kept)
             return jnp.reshape(attended, (rows * row_tokens, -1))
 
         stream_NxD = self._embed(self.tokens, inputs_BxL.reshape(-1).astype(jnp.int32))
