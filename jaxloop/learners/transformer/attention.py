@@ -7,8 +7,12 @@ the large ones is written once: `weights`, and in the derivative `score_gradient
 Legend: B rows, L positions a row (l queries, m keys), H heads, K width of a head.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from jaxloop.learners.placement import nvidia_capability
 
 
 @jax.custom_vjp
@@ -77,3 +81,13 @@ def _backward(residuals, gradient_BxLxHxK):
 
 
 attend.defvjp(_forward, _backward)
+
+
+def kernels_for(qkv_BxLx3xHxK: jax.Array) -> Callable | None:
+    """What computes the same in two kernels, where there are such for these shapes on the device of programs."""
+    if not nvidia_capability():
+        return None
+    # Pallas takes 0.1 s to import.
+    from jaxloop.learners.transformer import attention_kernels
+
+    return attention_kernels.attend_by_kernels if attention_kernels.is_for_kernels(qkv_BxLx3xHxK) else None

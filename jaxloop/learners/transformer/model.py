@@ -17,8 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jaxloop.learners.placement import on_cpu
-from jaxloop.learners.transformer.attention import attend
-from jaxloop.learners.transformer.attention_kernels import attend_by_kernels, is_for_kernels
+from jaxloop.learners.transformer.attention import attend, kernels_for
 from jaxloop.learners.transformer.dropout import Dropout
 from jaxloop.learners.transformer.settings import ModelSettings
 from jaxloop.learners.vocabulary import Vocabulary
@@ -162,8 +161,8 @@ class Transformer(nnx.Module):
 
         def read(qkv_Nx3D):
             qkv_BxLx3xHxK = qkv_Nx3D.reshape(rows, row_tokens, 3, self.heads, -1)
-            if is_for_kernels(qkv_BxLx3xHxK):
-                attended = attend_by_kernels(qkv_BxLx3xHxK, bias_BxLxL, drop.next_draw() if drop else None)
+            if by_kernels := kernels_for(qkv_BxLx3xHxK):
+                attended = by_kernels(qkv_BxLx3xHxK, bias_BxLxL, drop.next_draw() if drop else None)
             else:
                 kept = drop(jnp.ones((rows, self.heads, row_tokens, row_tokens), self.dtype)) if drop else None
                 by_row = (part.reshape(rows, row_tokens, self.heads, -1) for part in jnp.split(qkv_Nx3D, 3, axis=-1))

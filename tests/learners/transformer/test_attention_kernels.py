@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxloop.learners.transformer.attention import attend
-from jaxloop.learners.transformer.attention_kernels import attend_by_kernels, is_for_kernels
+from jaxloop.learners.transformer.attention import attend, kernels_for
+from jaxloop.learners.transformer.attention_kernels import attend_by_kernels
 from jaxloop.learners.transformer.dropout import Draw, is_kept
 
 ROWS, POSITIONS, HEADS, HEAD_WIDTH = 3, 32, 2, 16
@@ -103,7 +103,7 @@ def test_kernels_are_for_gpus_that_have_them(monkeypatch):
         device = Device()
         device.compute_capability = capability
         monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [device])
-        return is_for_kernels(jax.ShapeDtypeStruct((2, rows, 3, 2, width), dtype))
+        return kernels_for(jax.ShapeDtypeStruct((2, rows, 3, 2, width), dtype)) is not None
 
     assert wanted("9.0") and wanted("8.0") and wanted("10.0")
     # A processor of an L4 has 99 KiB of fast memory: XLA says that this shape needs 112.
