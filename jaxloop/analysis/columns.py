@@ -102,6 +102,24 @@ class Columns:
         return next((one.least, one.most) for one in self.declared if one.name == name)
 
 
+# Of runs in which any loop has a remedy, whatever the system.
+OF_REMEDIES = (
+    Column("accepted_share", "rows that passed curation, of all that the model wrote", 0.0, 1.0),
+    Column(
+        "effective_rows",
+        "rows that curation hands on, those that stand in more than once counted less: the inverse of the sum of "
+        "squared shares",
+        0.0,
+    ),
+    Column(
+        "human_rows",
+        "what people had to give: fresh rows that trained the model, drawn for it, and picks among rows that it wrote",
+        0.0,
+        role=SUMMED,
+    ),
+)
+
+
 def reference(columns: Columns) -> str:
     """The declarations as a table in Markdown."""
     rows = [f"| `{column.name}` | {column.meaning} |" for column in columns.declared]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotated_types import GroupedMetadata
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from jaxloop.errors import DamageError, InputError, RunError
 
@@ -42,6 +42,31 @@ class Named(GroupedMetadata):
         if name in self._names or is_own(name):
             return name
         raise ValueError(f"should be {', '.join(map(repr, self._names))}, or one of your own, as 'module:Name'")
+
+
+class NamedInOrder(GroupedMetadata):
+    """The same of a setting that is "all", one of these names, several in their order, or a part of one's own."""
+
+    def __init__(self, *names: str):
+        self._names = names
+
+    def __iter__(self) -> Iterator[object]:
+        yield BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
+        yield AfterValidator(self._check)
+        yield WithJsonSchema({"enum": ["all", *self._names, "[several]", "module:Name"]})
+
+    def _check(self, given: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (given,) if isinstance(given, str) else given
+        known = ", ".join(map(repr, self._names))
+        if given == "all" or (len(names) == 1 and is_own(names[0])):
+            return names[0]
+        if not names or not set(names) <= set(self._names):
+            raise ValueError(
+                f"should be 'all', {known}, several of these in a list, or one of your own, as 'module:Name'"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"should have each check once, and has {list(names)}")
+        return names[0] if len(names) == 1 else names
 
 
 @functools.cache

@@ -9,14 +9,22 @@ import itertools
 import json
 import math
 import tomllib
-from typing import Annotated, Any, ClassVar, Generic, NamedTuple
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from typing_extensions import TypeVar
 
-from jaxloop.config.imports import DEFAULT_SYSTEM, SYSTEMS, Named, import_own, is_own, system_settings
+from jaxloop.config.imports import (
+    DEFAULT_SYSTEM,
+    SYSTEMS,
+    Named,
+    NamedInOrder,
+    import_own,
+    is_own,
+    system_settings,
+)
 from jaxloop.errors import InputError
 
 # Memories that hold more rows than one generation has: their controls hold as many.
@@ -194,7 +202,73 @@ class SampleSettings(Section):
 class CurationSettings(Section):
     """Which of the rows that a model wrote may train the next one."""
 
-    name: Annotated[str, Named("all")] = Field(default="all", description="the curator; all: every row")
+    name: Annotated[str | tuple[str, ...], NamedInOrder("likelihood", "most_copies", "choice", "detector")] = Field(
+        default="all", description="what rows must pass, one check or several in their order; all: every row passes"
+    )
+    oversample: float = Field(
+        default=1.0, ge=1, le=1000, allow_inf_nan=False, description="rows that are written for each one that is wanted"
+    )
+    shortfall: Literal["repeat", "fresh"] = Field(
+        default="repeat",
+        description="where fewer pass than are wanted: they stand in more than once, or fresh rows come in",
+    )
+    false_accept: Share = knob(0.0, description="verifier: part of the wrong rows that passes")
+    false_reject: Share = knob(0.0, description="verifier: part of the right rows that does not pass")
+    known_depth: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None, description="verifier: what is deeper does not pass; unset: it knows all depths"
+    )
+    keep_share: float = knob(0.5, gt=0, le=1, description="likelihood: part of the rows that passes")
+    keep: Literal["likeliest", "middle", "least_likely"] = Field(
+        default="likeliest", description="likelihood: which part, by probability"
+    )
+    judge: Literal["writer", "source"] = Field(
+        default="writer", description="likelihood: whose probability: that of the model that wrote, or the true one"
+    )
+    most_copies: int = Field(default=1, ge=1, le=10**7, description="most_copies: so many of one row pass at most")
+    choose_from: int = Field(default=2, ge=2, le=1000, description="choice: rows of which an annotator picks one, K")
+    reward: Literal["source", "balance", "truth", "length"] = Field(
+        default="source",
+        description="choice: what it goes by: the true probability, what is written too seldom, truth, length",
+    )
+    choice_temperature: float = knob(
+        0.0, ge=0, le=1e6, allow_inf_nan=False, description="choice: in units of the reward; 0: one of the best"
+    )
+    choice_error: Share = knob(0.0, description="choice: part of the picks that take the worst for the best")
+    detector_error: Share = knob(0.1, description="detector: how far from sure it is of every row")
+    detector_exponent: float = knob(
+        10.0, ge=0, le=1000, description="detector: power of its doubt by which rows are drawn"
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The checks, in order; none where every row passes."""
+        return self.name if isinstance(self.name, tuple) else () if self.name == "all" else (self.name,)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a curator of one's own, which stands alone."""
+        return any(map(is_own, self.names))
+
+    @model_validator(mode="after")
+    def _settings_have_their_check(self):
+        for name, check in _CHECK_OF.items():
+            if getattr(self, name) != type(self).model_fields[name].default and check not in self.names:
+                raise ValueError(f"{name} belongs to the check {check!r}, and name is {shortened(self.name)}")
+        if self.oversample > 1 and not set(self.names) - {"detector"}:
+            raise ValueError(
+                f"oversample ({self.oversample:g}) needs a check to choose by, and name is {shortened(self.name)}"
+            )
+        return self
+
+
+# Which check reads a setting of curation.
+_CHECK_OF = {
+    **dict.fromkeys(("false_accept", "false_reject", "known_depth"), "verifier"),
+    **dict.fromkeys(("keep_share", "keep", "judge"), "likelihood"),
+    **dict.fromkeys(("choose_from", "reward", "choice_temperature", "choice_error"), "choice"),
+    **dict.fromkeys(("detector_error", "detector_exponent"), "detector"),
+    "most_copies": "most_copies",
+}
 
 
 class MeasureSettings(Section):
@@ -458,7 +532,10 @@ def _control(cell_config: Config) -> Config:
         "fresh_schedule": None,
         "generated_share": None if cycle.generated_share is None else 0.0,
     }
-    return cell_config.model_copy(update={"cycle": cycle.model_copy(update=fresh_only)})
+    # No row that a model wrote trains here.
+    return cell_config.model_copy(
+        update={"cycle": cycle.model_copy(update=fresh_only), "curation": type(cell_config.curation)()}
+    )
 
 
 def dump(config: Config) -> str:

@@ -18,7 +18,7 @@ Started = TypeVar("Started", default=Any)  # work that a learner has under way
 
 
 class Source(Protocol):
-    """Where real rows come from."""
+    """Where real rows come from, and what is known of rows."""
 
     def first_rows(self, config: Config, seed: int) -> np.ndarray:
         """The n rows (n, ...) that train a loop's first generation."""
@@ -26,6 +26,10 @@ class Source(Protocol):
 
     def fresh_rows(self, config: Config, seed: int, generation: int, count: int) -> np.ndarray:
         """So many independent rows (count, ...), drawn for a generation."""
+        ...
+
+    def score(self, config: Config, name: str, points: np.ndarray) -> np.ndarray:
+        """What is known of rows, a number of each (N,), by its name: see `systems.interfaces.System.score`."""
         ...
 
 
@@ -117,6 +121,7 @@ class Record(NamedTuple, Generic[SomeConfig]):
     state: State
     written: Written
     seconds: Seconds
+    curated: Mapping[str, float] = {}  # what is said of curation, by column of metrics.csv
 
 
 class Program(NamedTuple):

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     DROPOUT = 7
     SAMPLING = 8
     CURATION = 9
+    DETECTION = 10
 
 
 def host_generator(seed: int, purpose: Purpose, generation: int = 0) -> np.random.Generator:

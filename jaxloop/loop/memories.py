@@ -213,6 +213,7 @@ def following(
     sampled: np.ndarray,
     draw_fresh: Callable[[int], np.ndarray],
     generator: np.random.Generator,
+    detect: Callable[[Rows], Rows] = lambda rows: rows,
 ) -> Carry:
     """The carry of a generation t >= 1.
 
@@ -220,19 +221,27 @@ def following(
       settings: the memory and the shares.
       carry: that of generation t - 1.
       generation: t.
-      sampled: S_{t-1}, all n rows that the model of generation t - 1 wrote.
-      draw_fresh: gives that many rows of F_t.
+      sampled: S_{t-1}, the n rows that the model of generation t - 1 wrote and that passed; where they are fewer, rows
+        of F_t take the place of those that lack.
+      draw_fresh: gives that many rows of F_t; called once at most.
       generator: decides what is drawn from earlier rows.
+      detect: which of the new rows train, as many as it is given.
     """
-    written = mark(sampled, SAMPLED, generation - 1).sealed()
+    written, part = mark(sampled, SAMPLED, generation - 1), settings.fresh_part(generation)
+    spare = None
+    if lacking := settings.rows - len(sampled):
+        drawn = mark(draw_fresh(lacking + row_count(part, settings.rows)), FRESH, generation)
+        written, spare = join([written, drawn.take(slice(lacking))]), drawn.take(slice(lacking, None))
+    written = written.sealed()
 
     def new(count: int) -> Rows:
-        fresh_count = row_count(settings.fresh_part(generation), count)
-        if fresh_count == 0:
-            return written.take(slice(count))
-        fresh = mark(draw_fresh(fresh_count), FRESH, generation)
+        fresh_count = row_count(part, count)
         # Samples are independent, so the first of them are as good a draw as any.
-        return join([written.take(slice(count - fresh_count)), fresh]).sealed()
+        rows = written.take(slice(count - fresh_count))
+        if fresh_count:
+            fresh = spare.take(slice(fresh_count)) if spare else mark(draw_fresh(fresh_count), FRESH, generation)
+            rows = join([rows, fresh])
+        return detect(rows).sealed()
 
     memory = memory_of(settings)
     found = memory.next(carry.sealed(), generation, written, new, generator)

@@ -6,16 +6,27 @@ inside a row.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxloop.config.schema import Config, Loop
 from jaxloop.errors import RunError
 from jaxloop.loop import curation, memories
+from jaxloop.loop.curators import Candidates
 from jaxloop.loop.interfaces import Learner, Record, Seconds, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
-from jaxloop.loop.rows import read_only
+from jaxloop.loop.rows import Rows, read_only
+
+DIVERGED, NOTHING_PASSED = "diverged", "nothing passed"
+
+
+class Ended(NamedTuple):
+    """A loop that could not go on."""
+
+    loop: Loop
+    generation: int  # in which it ended
+    why: str  # DIVERGED or NOTHING_PASSED
 
 
 def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carry:
@@ -33,8 +44,13 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
             require_real(loop, "fresh_rows", fresh, count, like)
             return fresh
 
+        def detect(rows: Rows) -> Rows:
+            return curation.detected(
+                loop.config.curation, rows, host_generator(loop.seed, Purpose.DETECTION, generation)
+            )
+
         chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
-        carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser)
+        carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser, detect)
     return carry.sealed()
 
 
@@ -63,11 +79,22 @@ def rows_to_write(config: Config) -> int:
     return curation.rows_to_write(config.cycle, config.curation)
 
 
-def curated(task: Task, written: Written) -> np.ndarray:
-    """The n rows of what was written that may train the next generation."""
+def curated(task: Task, written: Written, source: Source) -> curation.Curated:
+    """The n rows of what was written that may train the next generation.
+
+    Raises:
+      RunError: a check goes by probabilities, and the learner says none.
+    """
     config = task.loop.config
+    if "likelihood" in config.curation.names and config.curation.judge == "writer" and written.log_prob_N is None:
+        raise RunError(
+            f"learner.name = {config.learner.name!r}: curation.judge = 'writer' goes by the log-probability that it "
+            "gives of each row, and it gives none; curation.judge = 'source' goes by the true one; what was measured "
+            "before is kept"
+        )
+    candidates = Candidates(written.points, written.log_prob_N, lambda name, points: source.score(config, name, points))
     generator = functools.partial(host_generator, task.loop.seed, Purpose.CURATION, task.generation)
-    return curation.chosen(config.curation, written.points, config.cycle.rows, generator)
+    return curation.curate(config.curation, candidates, config.cycle.rows, generator)
 
 
 def require_rows(task: Task, written: Written) -> None:
@@ -120,7 +147,7 @@ def run_loops(
     probes: Callable[[Loop, int], dict[str, object]],
     keep: Callable[[Record], None],
     watch: Callable[[list[Loop], int, float], None],
-) -> list[tuple[Loop, int]]:
+) -> list[Ended]:
     """Run every loop to its last generation, all of them side by side, those that are behind first.
 
     Args:
@@ -135,9 +162,10 @@ def run_loops(
         and the share of the work that is done.
 
     Returns:
-      The loops whose training diverged, and in which generation: they have ended there.
+      The loops that ended early: whose training diverged, or of whose rows none passed curation.
     """
-    diverged, unkept = {}, []
+    ended: dict[int, Ended] = {}
+    unkept: list[Record] = []
 
     def keep_finished() -> None:
         while unkept:
@@ -148,11 +176,20 @@ def run_loops(
         return states[loop.index].generation + 1 if loop.index in states else 0
 
     def is_due(loop: Loop) -> bool:
-        return generation_of(loop) < loop.config.cycle.generations and loop.index not in diverged
+        return generation_of(loop) < loop.config.cycle.generations and loop.index not in ended
+
+    def has_nothing(loop: Loop) -> bool:
+        """Whether nothing that its model wrote has passed, and nothing takes its place."""
+        state = states.get(loop.index)
+        return state is not None and not len(state.sampled) and loop.config.curation.shortfall == "repeat"
 
     try:
         while due := sorted(filter(is_due, loops), key=generation_of):
-            group = due[: learner.places]
+            for loop in filter(has_nothing, due):
+                ended[loop.index] = Ended(loop, states[loop.index].generation, NOTHING_PASSED)
+            group = [loop for loop in due if loop.index not in ended][: learner.places]
+            if not group:
+                break
             generations = [generation_of(loop) for loop in group]
             carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
             tasks = [
@@ -165,15 +202,16 @@ def run_loops(
             written_by_task, seconds = require_written(tasks, finished)
             for task, carry, written in zip(tasks, carries, written_by_task, strict=True):
                 if written.diverged:
-                    diverged[task.loop.index] = task.loop, task.generation
+                    ended[task.loop.index] = Ended(task.loop, task.generation, DIVERGED)
                     continue
                 require_rows(task, written)
                 written = sealed(written)
-                states[task.loop.index] = State(task.generation, carry, read_only(curated(task, written)))
-                unkept.append(Record(task.loop, states[task.loop.index], written, seconds))
+                passed = curated(task, written, source)
+                states[task.loop.index] = State(task.generation, carry, read_only(passed.points))
+                unkept.append(Record(task.loop, states[task.loop.index], written, seconds, passed.columns))
         keep_finished()
     except BaseException:
         # Whatever breaks off, or may be gone on with: what is finished is kept.
         keep_finished()
         raise
-    return list(diverged.values())
+    return list(ended.values())

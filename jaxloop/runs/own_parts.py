@@ -29,7 +29,7 @@ def own_parts(config: Config) -> dict[str, str]:
         "system.name": [config.system.name],
         "cycle.name": [config.cycle.name],
         "learner.name": [config.learner.name],
-        "curation.name": [config.curation.name],
+        "curation.name": list(config.curation.names),
         "measure.own": list(config.measure.own),
     }
     for axis, values in config.grid.items():

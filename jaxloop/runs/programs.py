@@ -3,10 +3,11 @@
 from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop
 from jaxloop.loop.interfaces import Program
 from jaxloop.loop.memories import memory_of
+from jaxloop.loop.run_loops import rows_to_write
 from jaxloop.systems.registry import system_of
 
 # Their settings enter by what they come to.
-_ELSEWHERE = ("cycle", "measure", *DECIDING_NOTHING)
+_ELSEWHERE = ("cycle", "curation", "measure", *DECIDING_NOTHING)
 
 
 def programs(loops: list[Loop]) -> list[Program]:
@@ -28,7 +29,7 @@ def _what_decides(config: Config) -> tuple:
         for key, value in getattr(config, section)
         if f"{section}.{key}" not in knobs
     )
-    rows = cycle.rows, memory_of(cycle).training_rows(cycle.generations - 1), system.held_out_rows(config)
+    rows = rows_to_write(config), memory_of(cycle).training_rows(cycle.generations - 1), system.held_out_rows(config)
     return settings, rows, system.whole_every(config) > 0
 
 

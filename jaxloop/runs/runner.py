@@ -16,7 +16,7 @@ from jaxloop.config.schema import Config, Loop, loops
 from jaxloop.errors import InputError, RunError
 from jaxloop.files import write_whole
 from jaxloop.loop.interfaces import Program, Record, State
-from jaxloop.loop.run_loops import run_loops
+from jaxloop.loop.run_loops import NOTHING_PASSED, Ended, run_loops
 from jaxloop.report.answer import answer_lines
 from jaxloop.runs import hosts
 from jaxloop.runs.capacity import half_as_many, make_learner, memory_in_words
@@ -28,7 +28,7 @@ from jaxloop.runs.measuring import kept_of, measures_of, probes_of
 from jaxloop.runs.own_parts import describe_own_parts, needs_description, require_same_description
 from jaxloop.runs.programs import programs
 from jaxloop.systems.interfaces import Measures, System
-from jaxloop.systems.registry import OwnMeasures, columns_of, system_of
+from jaxloop.systems.registry import OwnMeasures, columns_of, system_of, with_remedies
 
 
 class Display(Protocol):
@@ -83,7 +83,7 @@ def run(
     for complaint in complaints():
         display.warn(complaint)
     all_loops, system, own = loops(config), system_of(config), OwnMeasures(config)
-    columns = columns_of(system, own)
+    columns, has_remedies = columns_of(system, all_loops, own.columns), with_remedies(all_loops)
     own_loops = hosts.own_share([loop for program in programs(all_loops) for loop in program.loops])
     own_programs = programs(own_loops)
     do_together("is there memory enough?", lambda: require_memory(own_programs, system, display.warn))
@@ -103,7 +103,7 @@ def run(
             with memory_in_words():
                 if is_own(record.loop.config.learner.name):  # Whose models no reader could restore.
                     record = record._replace(written=record.written._replace(parameters={}))
-                arrays, tables = kept_of(record, measures[record.loop.index], system, own)
+                arrays, tables = kept_of(record, measures[record.loop.index], system, own, has_remedies)
                 folder.save(record, arrays, tables)
             display.finished(record.loop, record.state.generation, tables["metrics"][0])
 
@@ -122,12 +122,12 @@ def run(
                 state = folder.restore(loop, measures[loop.index].tail_rows, display.warn)
                 states |= {loop.index: state} if state else {}
             display.begin(own_loops, states, as_frame(folder.restored_metrics(), "metrics"), columns)
-            diverged = []
+            ended: list[Ended] = []
             for program in own_programs:
-                diverged += run_program(program, system, measures, states, keep, watch, display.warn)
+                ended += run_program(program, system, measures, states, keep, watch, display.warn)
             folder.flush()
-            if diverged:
-                failure = divergence(diverged, system)
+            if ended:
+                failure = early_end(ended, system)
         except Exception as error:
             failure = error
         except KeyboardInterrupt:
@@ -153,7 +153,7 @@ def run_program(
     keep: Callable[[Record], None],
     watch: Callable[[list[Loop], int, float], None],
     warn: Callable[[str], None],
-) -> list[tuple[Loop, int]]:
+) -> list[Ended]:
     """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
     learner = make_learner(program, system, measures)
     for hint in getattr(learner, "hints", ()):
@@ -207,15 +207,20 @@ def open_together(open_folder: Callable[[int], RunFolder]) -> RunFolder:
     return folder
 
 
-def divergence(diverged: list[tuple[Loop, int]], system: System) -> RunError:
-    """What is said of loops whose training came to nothing, with the generations in which it did."""
-    where = ", ".join(f"loop {loop.index} in generation {generation}" for loop, generation in diverged[:5])
-    config = diverged[0][0].config
+def early_end(ended: list[Ended], system: System) -> RunError:
+    """What is said of loops that could not go on, with the generations in which they ended."""
+    first = ended[0]
+    alike = [one for one in ended if one.why == first.why]
+    places = ", ".join(f"loop {one.loop.index} in generation {one.generation}" for one in alike[:5])
+    where, config = f"{places}{', ...' if len(alike) > 5 else ''}", first.loop.config
+    if first.why == NOTHING_PASSED:
+        return RunError(
+            f"no row that the model wrote passed curation: {where}; it lets too little pass, or curation.shortfall = "
+            "'fresh' goes on with rows of the source; what was measured is kept"
+        )
     own_learner = is_own(config.learner.name)
     advice = f"learner.name = {config.learner.name!r} says so" if own_learner else system.against_divergence(config)
-    return RunError(
-        f"training diverged: {where}{', ...' if len(diverged) > 5 else ''}; {advice}; what was measured before is kept"
-    )
+    return RunError(f"training diverged: {where}; {advice}; what was measured before is kept")
 
 
 def close(

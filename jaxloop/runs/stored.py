@@ -22,12 +22,12 @@ from jaxloop.config.presets import parse
 from jaxloop.config.schema import DECIDING_NOTHING, Config, Loop, StoredConfig, loops
 from jaxloop.errors import DamageError, InputError
 from jaxloop.files import AtMost, digest, read_arrays, read_file, unseal_json, unseal_text
-from jaxloop.loop.curation import MOST_OVERSAMPLED
+from jaxloop.loop.curation import MOST_OVERSAMPLED, rows_to_write
 from jaxloop.loop.interfaces import State
 from jaxloop.loop.memories import MOST_REPEATS, Carry, memory_of
 from jaxloop.loop.rows import Rows
 from jaxloop.runs.own_parts import needs_description, read_description
-from jaxloop.systems.registry import system_of
+from jaxloop.systems.registry import columns_of, system_of
 
 MOST_CONFIG_BYTES = 2**24
 _MOST_SEAL_BYTES = 2**26
@@ -175,9 +175,10 @@ def read_samples(run: Path, loop: Loop, seal: Seal, generation: int) -> dict[str
 
 def arrays_of_samples(loop: Loop) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Dtype and shape of every array that is stored of a generation's samples."""
-    system, rows = system_of(loop.config), loop.config.cycle.rows
-    if is_own(loop.config.curation.name):
-        rows = AtMost(MOST_OVERSAMPLED * rows)
+    system, config = system_of(loop.config), loop.config
+    # What a curator of one's own asks for, no reader imports it to know.
+    own = config.curation.is_own
+    rows = AtMost(MOST_OVERSAMPLED * config.cycle.rows) if own else rows_to_write(config.cycle, config.curation)
     row = system.row_format(loop.config)
     kept = {name: (np.dtype(dtype), (rows,)) for name, dtype in system.kept_of_samples(loop.config).items()}
     return {row.name: (np.dtype(row.dtype), (rows, *row.shape)), **kept}
@@ -203,7 +204,7 @@ def read_state(run: Path, loop: Loop, seal: Seal, generation: int) -> State:
     else:
         memory = memory_of(cycle)
         counts = {"training": memory.training_rows(generation), "archive": memory.archived_rows(generation)}
-    expected = {"sampled": (row.dtype, (cycle.rows, *row.shape))}
+    expected = {"sampled": (row.dtype, (AtMost(cycle.rows) if loop.config.curation.names else cycle.rows, *row.shape))}
     for name, count in counts.items():
         expected |= {
             f"{name}.points": (row.dtype, (count, *row.shape)),
@@ -254,7 +255,9 @@ class StoredRun:
         Raises:
           DamageError: the run has columns of one's own, and does not say which.
         """
-        return (read_description(self.path) if needs_description(self.config) else system_of(self.config)).columns
+        if needs_description(self.config):
+            return read_description(self.path).columns
+        return columns_of(system_of(self.config), self.loops)
 
     def loop(self, index: int) -> Loop:
         """One loop of the run.

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from jaxloop.analysis.columns import Columns
 from jaxloop.config.schema import Config, Loop
+from jaxloop.errors import InputError
 from jaxloop.loop.interfaces import AskedConfig, Learner, Part, Record
 
 OwnConfig = TypeVar("OwnConfig", bound=Config, default=Config)
@@ -47,6 +48,20 @@ class ModelCost(NamedTuple):
     weights: int  # numbers in a model
     parts: list[Part]  # memory that one loop takes of its device, or on a CPU of the memory of all
     shared_parts: list[Part]  # of the machine's memory, for all loops together
+
+
+def missing_mass(class_N: np.ndarray, source_share_G: np.ndarray) -> np.ndarray:
+    """How much is missing of the class of each row, in nats: log(source's share / rows' share); (N,).
+
+    Args:
+      class_N: the class of each row; negative where it belongs to none, of which nothing is missing.
+      source_share_G: the mass of each class under the source.
+    """
+    inside_N = class_N >= 0
+    share_G = np.bincount(class_N[inside_N], minlength=len(source_share_G)) / max(len(class_N), 1)
+    with np.errstate(divide="ignore"):
+        missing_G = np.log(source_share_G) - np.log(share_G)
+    return np.where(inside_N, missing_G[np.where(inside_N, class_N, 0)], -np.inf)
 
 
 class Measures(abc.ABC, Generic[AskedConfig]):
@@ -89,6 +104,22 @@ class System(abc.ABC, Generic[OwnConfig]):
     @abc.abstractmethod
     def fresh_rows(self, config: OwnConfig, seed: int, generation: int, count: int) -> np.ndarray:
         """So many independent rows (count, ...), drawn for a generation."""
+
+    def score(self, config: OwnConfig, name: str, points: np.ndarray) -> np.ndarray:
+        """What checks and rewards go by: of each row a number, (N,) float64.
+
+        Args:
+          config: of the loop.
+          name: "truth", 1 or 0; "source", nats under the source, minus infinity outside; "length"; "depth"; "balance",
+            the logarithm of the source's mass of the row's class less that of these rows' share of it.
+          points: (N, ...).
+
+        Raises:
+          InputError: this is not known of the system's rows.
+        """
+        raise InputError(
+            f"system.name = {config.system.name!r}: nobody knows the {name} of its rows; choose another check"
+        )
 
     @abc.abstractmethod
     def learner(self, config: OwnConfig, loop_count: int) -> Learner[OwnConfig, Any, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxloop.analysis.columns import Column, Columns
+from jaxloop.analysis.columns import OF_REMEDIES, Column, Columns
 from jaxloop.config.imports import get, import_own, is_own, made
-from jaxloop.config.schema import Config
+from jaxloop.config.schema import Config, Loop
 from jaxloop.errors import InputError, RunError
 from jaxloop.loop.interfaces import Learner, Record
 from jaxloop.systems.interfaces import System
@@ -130,8 +130,13 @@ def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[s
             )
 
 
-def columns_of(system: System, own: OwnMeasures) -> Columns:
-    """The columns of metrics.csv of a run, those of measures of one's own among them.
+def with_remedies(loops: list[Loop]) -> bool:
+    """Whether metrics.csv of a run has the columns of remedies."""
+    return any(loop.config.curation.names for loop in loops)
+
+
+def columns_of(system: System, loops: list[Loop], own: tuple[Column, ...] = ()) -> Columns:
+    """The columns of metrics.csv of a run, those of remedies and of measures of one's own among them.
 
     Raises:
       InputError: a measure of one's own has a column that there is already.
@@ -139,6 +144,6 @@ def columns_of(system: System, own: OwnMeasures) -> Columns:
     if not isinstance(system.columns, Columns):
         raise InputError("system.name: the system's columns must be jaxloop.Columns")
     try:
-        return Columns((*system.columns.declared, *own.columns))
+        return Columns((*system.columns.declared, *(OF_REMEDIES if with_remedies(loops) else ()), *own))
     except ValueError as error:
         raise InputError(f"measure.own: {error}") from None

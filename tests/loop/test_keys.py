@@ -28,6 +28,7 @@ def test_purpose_numbers_are_pinned():
         "DROPOUT": 7,
         "SAMPLING": 8,
         "CURATION": 9,
+        "DETECTION": 10,
     }
     assert len(Purpose.__members__) == len(set(Purpose))  # no alias
 

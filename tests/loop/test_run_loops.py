@@ -87,8 +87,8 @@ def test_no_place_is_left_empty_while_a_loop_could_use_it(loop_count, places):
 
 def test_a_loop_that_diverged_ends_and_the_others_go_on():
     """One bad learning rate must not cost the results of a whole grid."""
-    kept, diverged = computed(Counting(2, diverging=((1, 2),)), 3)
-    assert [(loop.index, generation) for loop, generation in diverged] == [(1, 2)]
+    kept, ended = computed(Counting(2, diverging=((1, 2),)), 3)
+    assert [(one.loop.index, one.generation, one.why) for one in ended] == [(1, 2, "diverged")]
     assert sorted(kept) == [(0, g) for g in range(4)] + [(1, 0), (1, 1)] + [(2, g) for g in range(4)]
 
 
@@ -199,7 +199,8 @@ def test_a_restored_loop_is_handed_on_read_only_as_well(fresh_share, monkeypatch
 
 def test_what_a_curator_chose_is_read_only(monkeypatch):
     """Catches a measure that changes what trains: a choice is a copy, and was writable."""
-    monkeypatch.setattr(curation, "chosen", lambda settings, points, count, generator: points[np.arange(count)])
+    copied = curation.Curated
+    monkeypatch.setattr(curation, "Curated", lambda points, columns: copied(points[np.arange(len(points))], columns))
     config, kept = tiny_config("cycle.generations=2", "seeds=[0]", "grid={}"), []
     run_loops(loops(config), {}, Real(), Counting(1), probes, kept.append, lambda *_: None)
     assert not any(record.state.sampled.flags.writeable for record in kept)

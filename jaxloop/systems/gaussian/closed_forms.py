@@ -178,7 +178,7 @@ def expected(config: GaussianConfig) -> dict[str, np.ndarray]:
     cycle, learner, variance = config.cycle, config.learner.name, config.system.standard_deviation**2
     fits_G = np.arange(1, cycle.generations + 1)
     kept = 1 - 1 / cycle.rows
-    if config.curation.name != "all":
+    if config.curation.names:
         found = {}
     elif learner == "moments":
         found = _of_moments(config)

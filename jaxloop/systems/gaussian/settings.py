@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from jaxloop.config.imports import Named
 from jaxloop.config.schema import (
     Config,
+    CurationSettings,
     CycleSettings,
     LearnerSettings,
     Positive,
@@ -68,6 +69,14 @@ class GaussianLearnerSettings(LearnerSettings):
         return self
 
 
+class GaussianCurationSettings(CurationSettings):
+    """Which of the rows that a model wrote may train the next one."""
+
+    reward: Literal["source", "balance"] = Field(
+        default="source", description="choice: what it goes by: the true density, what is written too seldom"
+    )
+
+
 class GaussianSampleSettings(SampleSettings):
     """How a model writes the next rows."""
 
@@ -88,4 +97,5 @@ class GaussianConfig(Config):
     system: GaussianSettings = GaussianSettings()
     cycle: GaussianCycleSettings = GaussianCycleSettings()
     learner: GaussianLearnerSettings = GaussianLearnerSettings()
+    curation: GaussianCurationSettings = GaussianCurationSettings()
     sample: GaussianSampleSettings = GaussianSampleSettings()

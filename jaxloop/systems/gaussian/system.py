@@ -11,9 +11,9 @@ from jaxloop.systems.gaussian.columns import COLUMNS
 from jaxloop.systems.gaussian.learners import reference_learner
 from jaxloop.systems.gaussian.measures import Distances
 from jaxloop.systems.gaussian.moments import DTYPE, MomentsLearner
-from jaxloop.systems.gaussian.normal import Tenths
+from jaxloop.systems.gaussian.normal import Tenths, log_prob
 from jaxloop.systems.gaussian.settings import GaussianConfig
-from jaxloop.systems.interfaces import RowFormat, System
+from jaxloop.systems.interfaces import RowFormat, System, missing_mass
 
 
 class Gaussian(System[GaussianConfig]):
@@ -36,6 +36,16 @@ class Gaussian(System[GaussianConfig]):
     def fresh_rows(self, config: GaussianConfig, seed: int, generation: int, count: int) -> np.ndarray:
         """Numbers, see `source`."""
         return source.fresh_rows(config, seed, generation, count)
+
+    def score(self, config: GaussianConfig, name: str, points: np.ndarray) -> np.ndarray:
+        """Density under the source, and how much is missing of the tenth by density."""
+        normal = source.source_of(config)
+        if name == "source":
+            return log_prob(points, normal.mean, normal.deviation)
+        if name == "balance":
+            tenths = Tenths(normal)
+            return missing_mass(tenths.of(points), np.full(tenths.count, 1 / tenths.count))
+        return super().score(config, name, points)
 
     def learner(self, config: GaussianConfig, loop_count: int) -> Learner[GaussianConfig, Any, Any]:
         """Moments, or a reference learner."""

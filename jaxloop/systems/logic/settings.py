@@ -4,8 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from jaxloop.config.imports import Named, is_own
-from jaxloop.config.schema import CycleSettings, LearnerSettings, MeasureSettings, Section, SystemSettings
+from jaxloop.config.imports import Named, NamedInOrder, is_own
+from jaxloop.config.schema import (
+    CurationSettings,
+    CycleSettings,
+    LearnerSettings,
+    MeasureSettings,
+    Section,
+    SystemSettings,
+)
 from jaxloop.learners.transformer.settings import ModelSettings, TransformerConfig
 
 
@@ -44,6 +51,16 @@ class LogicCycleSettings(CycleSettings):
         allow_inf_nan=False,
         description="the first real rows are drawn from the most probable expressions that hold this part of the "
         "source's mass",
+    )
+
+
+class LogicCurationSettings(CurationSettings):
+    """Which of the rows that a model wrote may train the next one."""
+
+    name: Annotated[
+        str | tuple[str, ...], NamedInOrder("verifier", "likelihood", "most_copies", "choice", "detector")
+    ] = Field(
+        default="all", description="what rows must pass, one check or several in their order; all: every row passes"
     )
 
 
@@ -93,6 +110,7 @@ class LogicConfig(TransformerConfig):
 
     system: LogicSettings = LogicSettings()
     cycle: LogicCycleSettings = LogicCycleSettings()
+    curation: LogicCurationSettings = LogicCurationSettings()
     learner: LogicLearnerSettings = LogicLearnerSettings()
     measure: LogicMeasureSettings = LogicMeasureSettings()
     language: LanguageSettings = LanguageSettings()

@@ -9,10 +9,10 @@ import numpy as np
 from jaxloop.learners.transformer.costs import place_parts, planning_part, training_operations, weight_count
 from jaxloop.learners.transformer.model import activation_dtype, make_model
 from jaxloop.loop.interfaces import Learner
-from jaxloop.systems.interfaces import ModelCost, RowFormat, System
-from jaxloop.systems.logic import measures, source
+from jaxloop.systems.interfaces import ModelCost, RowFormat, System, missing_mass
+from jaxloop.systems.logic import census, measures, source
 from jaxloop.systems.logic.columns import COLUMNS
-from jaxloop.systems.logic.judge import VERDICTS, Judgement
+from jaxloop.systems.logic.judge import TRUE_VERDICT, VERDICTS, Judgement, judge_jitted
 from jaxloop.systems.logic.language import ENUMERATION_LIMIT, language_of
 from jaxloop.systems.logic.learners import reference_learner, transformer_learner
 from jaxloop.systems.logic.settings import LogicConfig
@@ -45,6 +45,23 @@ class Logic(System[LogicConfig]):
     def fresh_rows(self, config: LogicConfig, seed: int, generation: int, count: int) -> np.ndarray:
         """Rows of tokens, see `source`."""
         return source.fresh_rows(config, seed, generation, count)
+
+    def score(self, config: LogicConfig, name: str, points: np.ndarray) -> np.ndarray:
+        """Truth, length and depth of expressions, their probability, and how much is missing of their depth."""
+        if name == "length":
+            return VOCABULARY.lengths(points).astype(np.float64)
+        verdict_N, _, depth_N = map(np.asarray, judge_jitted(points))
+        if name == "truth":
+            return (verdict_N == TRUE_VERDICT).astype(np.float64)
+        if name == "depth":
+            return depth_N.astype(np.float64)
+        language = language_of(config.language)
+        log_prob_N = language.log_prob(points, verdict_N)
+        if name == "source":
+            return log_prob_N
+        if name == "balance":
+            return missing_mass(np.where(np.isfinite(log_prob_N), depth_N, -1), census.depth_masses(language))
+        return super().score(config, name, points)
 
     def learner(self, config: LogicConfig, loop_count: int) -> Learner[LogicConfig, Any, Any]:
         """The transformer, or a reference learner."""
