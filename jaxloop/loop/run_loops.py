@@ -29,9 +29,12 @@ class Ended(NamedTuple):
     why: str  # DIVERGED or NOTHING_PASSED
 
 
-def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carry:
-    """The rows that train a loop's next generation: real ones first, then what the cycle says."""
-    settings = loop.config.cycle
+def next_carry(loop: Loop, state: State | None, source: Source) -> tuple[memories.Carry, int]:
+    """The rows that train a loop's next generation, real ones first, then what the cycle says; and how many are fresh.
+
+    A detector may let some of the fresh ones pass several times and others not at all; they are all counted once.
+    """
+    settings, fresh_rows = loop.config.cycle, 0
     if state is None:
         real = source.first_rows(loop.config, loop.seed)
         require_real(loop, "first_rows", real, settings.rows)
@@ -40,6 +43,8 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
         generation, like = state.generation + 1, state.carry.training.points
 
         def draw_fresh(count: int) -> np.ndarray:
+            nonlocal fresh_rows
+            fresh_rows += count
             fresh = source.fresh_rows(loop.config, loop.seed, generation, count)
             require_real(loop, "fresh_rows", fresh, count, like)
             return fresh
@@ -51,7 +56,7 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> memories.Carr
 
         chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
         carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser, detect)
-    return carry.sealed()
+    return carry.sealed(), fresh_rows
 
 
 def require_real(loop: Loop, method: str, rows: Any, count: int, like: np.ndarray | None = None) -> None:
@@ -191,7 +196,9 @@ def run_loops(
             if not group:
                 break
             generations = [generation_of(loop) for loop in group]
-            carries = [next_carry(loop, states.get(loop.index), source) for loop in group]
+            carries, fresh_rows = zip(
+                *(next_carry(loop, states.get(loop.index), source) for loop in group), strict=True
+            )
             tasks = [
                 Task(loop, generation, carry.training.points, rows_to_write(loop.config), probes(loop, generation))
                 for loop, generation, carry in zip(group, generations, carries, strict=True)
@@ -200,7 +207,7 @@ def run_loops(
             keep_finished()
             finished = learner.finish(started, functools.partial(watch, group, min(generations)))
             written_by_task, seconds = require_written(tasks, finished)
-            for task, carry, written in zip(tasks, carries, written_by_task, strict=True):
+            for task, carry, fresh, written in zip(tasks, carries, fresh_rows, written_by_task, strict=True):
                 if written.diverged:
                     ended[task.loop.index] = Ended(task.loop, task.generation, DIVERGED)
                     continue
@@ -208,7 +215,8 @@ def run_loops(
                 written = sealed(written)
                 passed = curated(task, written, source)
                 states[task.loop.index] = State(task.generation, carry, read_only(passed.points))
-                unkept.append(Record(task.loop, states[task.loop.index], written, seconds, passed.columns))
+                said = {**passed.columns, "human_rows": passed.columns["human_rows"] + fresh}
+                unkept.append(Record(task.loop, states[task.loop.index], written, seconds, said))
         keep_finished()
     except BaseException:
         # Whatever breaks off, or may be gone on with: what is finished is kept.

@@ -11,7 +11,7 @@ from jaxloop.config.imports import guarded, is_own
 from jaxloop.config.schema import Loop, shortened
 from jaxloop.errors import RunError
 from jaxloop.loop.interfaces import Learner, Record
-from jaxloop.loop.rows import FRESH, provenance_counts
+from jaxloop.loop.rows import provenance_counts
 from jaxloop.runs.stored import arrays_of_samples
 from jaxloop.systems.interfaces import Measured, Measures, System
 from jaxloop.systems.registry import OwnMeasures, is_column_value, require_columns
@@ -91,7 +91,7 @@ def kept_of(
         "control": int(loop.config.cycle.fresh_only),
         **measured.columns,
         **written.columns,
-        **(_of_remedies(record) if with_remedies else {}),
+        **(record.curated if with_remedies else {}),
         **(own.measure(record) if own else {}),
     }
     seconds = {
@@ -110,13 +110,6 @@ def kept_of(
         ],
         "top_samples": [{**place, **row} for row in system.top_rows(arrays)],
     }
-
-
-def _of_remedies(record: Record) -> dict[str, float]:
-    """What remedies have let pass, and what they have cost."""
-    training, generation = record.state.carry.training, record.state.generation
-    fresh = int(np.count_nonzero((training.kind_N == FRESH) & (training.generation_N == generation)))
-    return {**record.curated, "human_rows": record.curated.get("human_rows", 0.0) + fresh}
 
 
 def _require_tails(loop: Loop, tails: Any, count: int) -> None:

@@ -99,7 +99,7 @@ class _Small:
         self.system, self.trains = system, system.trains(loop.config)
         self.loop = loop._replace(config=config)
         self.measures = system.measures(config)
-        self.carry = next_carry(self.loop, None, system)
+        self.carry, _ = next_carry(self.loop, None, system)
         learner = learner_of(system, config, 1)
         self._probes = self.measures.probes(learner)
         task = Task(self.loop, 0, self.carry.training.points, rows_to_write(config), self._probes(self.loop, 0))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from jaxloop.config import presets as presets_module
 from jaxloop.config.presets import configured, load, preset_folder, preset_names
-from jaxloop.config.schema import CycleSettings, describe, differences, dump, loops, settings_class
+from jaxloop.config.schema import CycleSettings, describe, differences, dump, loops, settings_class, validated
 from jaxloop.errors import InputError
 from jaxloop.systems.logic.language import Language
 from jaxloop.systems.logic.settings import LogicConfig
@@ -398,6 +398,21 @@ RANGES = {
     "sample.batch_rows": ("0",),
     "learner.name": ("lstm", '""'),
     "learner.order": ("0", "21"),
+    "curation.oversample": ("0.9", "1001.0"),
+    "curation.shortfall": ("forget", '""'),
+    "curation.false_accept": ("-0.1", "1.1"),
+    "curation.false_reject": ("-0.1", "1.1"),
+    "curation.known_depth": ("-1", "101"),
+    "curation.keep_share": ("0.0", "1.1", "-1.0"),
+    "curation.keep": ("best", '""'),
+    "curation.judge": ("reader", '""'),
+    "curation.most_copies": ("0", "10_000_001"),
+    "curation.choose_from": ("1", "1001"),
+    "curation.reward": ("beauty", '""'),
+    "curation.choice_temperature": ("-0.1", "1e7"),
+    "curation.choice_error": ("-0.1", "1.1"),
+    "curation.detector_error": ("-0.1", "1.1"),
+    "curation.detector_exponent": ("-1.0", "1001.0"),
     "measure.held_out_rows": ("9",),
     "measure.alive_share": ("0", "1.1"),
     "measure.structure_every_generations": ("-1", "100_001"),
@@ -423,11 +438,12 @@ def test_value_out_of_range(name, value):
 
 
 WORDS = ("system.name", "curation.name", "measure.own", "cycle.name", "learner.name", "model.activations")
+WORDS += ("curation.shortfall", "curation.keep", "curation.judge", "curation.reward")
 TRUTHS = ("language.only_true", "controls")
 NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
 FLOATS = [*LogicConfig.knobs(), "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]
 FLOATS += ["train.clip_norm", "train.validation_share", "measure.alive_share"]
-FLOATS += ["cycle.first_mass_share", "cycle.fresh_schedule"]
+FLOATS += ["cycle.first_mass_share", "cycle.fresh_schedule", "curation.oversample"]
 
 
 @pytest.mark.parametrize(
@@ -1058,6 +1074,7 @@ def test_dump_writes_every_default_out():
     written = {"controls"} & table.keys()
     written |= {f"{section}.{key}" for section, keys in table.items() if isinstance(keys, dict) for key in keys}
     unset = {"cycle.fresh_share", "cycle.generated_share", "cycle.fresh_schedule", "cycle.window_generations"}
+    unset |= {"curation.known_depth"}
     assert {row[0] for row in describe()} - unset - {"seeds"} <= written
     assert table["seeds"] == [0]
 
@@ -1164,3 +1181,53 @@ def test_the_meaning_of_a_cycle_is_what_each_generation_gets():
         parts = None if new == 0 else tuple(one.fresh_part(generation) for generation in range(1, max(last, 2)))
         met.add(((name, last, new, parts), str(one.meaning)))
     assert len(met) == len({rows for rows, _ in met}) == len({meaning for _, meaning in met}) == 108
+
+
+# Curation.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["curation.name=verify"], "should be 'all', 'verifier', 'likelihood', 'most_copies', 'choice', 'detector'"),
+        (["curation.name=[]"], "several of these in a list"),
+        (['curation.name=["verifier","all"]'], "several of these in a list"),
+        (['curation.name=["verifier","own:Mine"]'], "several of these in a list"),
+        (['curation.name=["verifier","verifier"]'], "each check once"),
+        (["curation.name=3"], "curation.name"),
+        (["curation.false_accept=0.1"], "false_accept belongs to the check 'verifier', and name is 'all'"),
+        (["curation.name=verifier", "curation.keep=middle"], "keep belongs to the check 'likelihood'"),
+        (["curation.oversample=2.0"], "needs a check to choose by, and name is 'all'"),
+        (["curation.name=detector", "curation.oversample=2.0"], "needs a check to choose by"),
+    ],
+)
+def test_checks_that_cannot_be(overrides, said):
+    """Catches a check that nobody knows, or a setting of one that is not there and would decide nothing."""
+    assert said in refused("quick", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [(["curation.name=verifier"], "should be 'all', 'likelihood', 'most_copies'"),
+     (["curation.name=choice", "curation.reward=truth"], "curation.reward: should be 'source' or 'balance'")],
+)  # fmt: skip
+def test_checks_that_a_system_has_not(overrides, said):
+    """Catches a verifier, or a reward for truth, where there is no right and wrong."""
+    assert said in refused("gaussian", *overrides)
+
+
+def test_a_chain_is_read_as_it_was_written():
+    """Catches a list that comes back as another one, or as an axis cannot be told from a name."""
+    config = load("quick", ['curation.name=["verifier","choice"]', "curation.choose_from=3"])
+    assert config.curation.names == ("verifier", "choice")
+    assert validated(tomllib.loads(dump(config)), "again") == config
+    varied = load("quick", ["grid={'curation.name' = ['all', 'choice', ['verifier', 'choice']]}", "controls=false"])
+    assert [loop.axes["curation.name"] for loop in loops(varied)] == ["all", "choice", '["verifier", "choice"]']
+
+
+def test_controls_of_cells_that_differ_in_curation_are_one():
+    """Catches a control beside each check, though no row that a model wrote trains in any of them."""
+    config = load(
+        "quick", ["grid={'curation.name' = ['all', 'verifier', 'most_copies']}", "controls=true", "seeds=[0]"]
+    )
+    assert [loop.config.curation.names for loop in loops(config)] == [(), ("verifier",), ("most_copies",), ()]

@@ -126,8 +126,8 @@ def test_the_better_of_two_is_picked_but_for_errors(error):
 @pytest.mark.parametrize(("size", "temperature"), [(2, 0.5), (3, 1.0), (4, 0.0), (8, 0.3)])
 def test_picks_among_k_have_the_enumerated_law_and_keep_its_bounds(size, temperature):
     """p'(x) = p(x) H_K(x), by enumeration of all K - 1 others (Ferbach et al. 2024), chi-square of 50,000 picks; the
-    mean of e^r does not fall, KL(p', p) <= ln K - (K - 1) / K (Beirami et al. 2024), and at a temperature of 0 a row of the
-    best kind is picked with 1 - (1 - c)^K.
+    mean of e^r does not fall, KL(p', p) <= ln K - (K - 1) / K (Beirami et al. 2024), and at a temperature of 0 a row of
+    the best kind is picked with 1 - (1 - c)^K.
     """
     p_X, reward_X = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.0, 1.0, 0.2, 1.5])
     picks = 50_000

@@ -108,7 +108,7 @@ def recorded(config, of_system, tasks, written, seconds):
     from jaxloop.loop.run_loops import next_carry
 
     for task, one in zip(tasks, written, strict=True):
-        yield Record(task.loop, State(0, next_carry(task.loop, None, of_system), one.points), one, seconds)
+        yield Record(task.loop, State(0, next_carry(task.loop, None, of_system)[0], one.points), one, seconds)
 
 
 @pytest.mark.parametrize(("system", "learner"), PAIRS)
