@@ -35,7 +35,7 @@ TABLES = ("metrics", "timings", "provenance", "top_samples", "tails")
 # Without these nothing is lost that the others tell.
 SPARE_TABLES = ("timings", "top_samples")
 DERIVED = ("summary", "collapse", "half_lives", "split")
-FIGURES = ("overview", "diversity", "final", "correctness", "heat_map", "closed_form")
+FIGURES = ("overview", "diversity", "final", "correctness", "heat_map", "quality_map", "closed_form")
 KINDS = ("checkpoints", "samples", "tables", "seals", "models")  # of folders that each loop has
 
 

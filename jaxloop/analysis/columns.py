@@ -113,7 +113,7 @@ OF_REMEDIES = (
     ),
     Column(
         "human_rows",
-        "what people had to give: fresh rows that were drawn to train the model, and picks among the rows that it wrote",
+        "what people had to give: fresh rows that were drawn to train the model, and picks among rows that it wrote",
         0.0,
         role=SUMMED,
     ),

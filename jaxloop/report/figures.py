@@ -59,11 +59,13 @@ _TITLES = {
     "final": "what was kept, and when it collapsed",
     "correctness": "what the samples are",
     "heat_map": "kept diversity over two settings",
+    "quality_map": "what is right of the samples, over two settings",
     "closed_form": "means over seeds, and their closed forms",
 }
 # Where it is not more cells.
 _NEEDS = {
     "heat_map": "two settings that are varied, each value with each",
+    "quality_map": "two settings of curation that are varied, each value with each, and a system with right and wrong",
     "closed_form": "a system of which something is known in closed form",
 }
 
@@ -170,6 +172,7 @@ def _makers(
         "final": lambda: draw_final(of_cells, free),
         "correctness": lambda: draw_correctness(metrics, axes, columns),
         "heat_map": lambda: draw_heat_map(of_cells, free),
+        "quality_map": lambda: draw_quality_map(of_cells, free, columns),
         "closed_form": lambda: draw_closed_form(metrics, axes, expected or {}, columns),
     }
 
@@ -352,14 +355,26 @@ def draw_final(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     return figure
 
 
-def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
-    """Final kept diversity over two axes, a panel per learner; None unless exactly two vary, each with each.
+def draw_quality_map(of_cells: pd.DataFrame, axes: list[str], columns: Columns) -> Figure | None:
+    """What is right of the samples over two axes of curation, see `draw_heat_map`."""
+    if columns.right is None or not all(axis.startswith("curation.") for axis in _varied(of_cells, axes)):
+        return None
+    return draw_heat_map(of_cells, axes, columns.right, f"{columns.parts[columns.right]} share")
+
+
+def draw_heat_map(
+    of_cells: pd.DataFrame, axes: list[str], value: str = "kept_diversity", meaning: str = "kept diversity"
+) -> Figure | None:
+    """A final value over two axes, a panel per learner; None unless exactly two vary, each with each.
 
     A control stands among the cells where its values of the axes are nobody else's, such as at a fresh share of 1.
+    Where the axes are a verifier's errors, a line shows where they sum to 1: on it right and wrong rows pass alike.
 
     Args:
       of_cells: the rows of summary.csv, with the learner's name.
       axes: the axes of the grid but for the learner.
+      value: a column of `of_cells`.
+      meaning: what it is.
     """
     varied = _varied(of_cells, axes)
     if len(varied) != 2 or not _are_mostly_crossed(of_cells, varied):
@@ -373,14 +388,14 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
     size = (0.75 * min(len(columns), MOST_LINES // 2) + 1.2, 0.5 * min(len(rows), MOST_LINES // 2) + 0.8)
     titles = learners if learners != ["transformer"] else [""]
     figure, panels = _panels(titles, max(size[0], 3.0), max(size[1], 2.0), 0.4)
-    most = max(1.0, float(of_cells["kept_diversity"].max()))
+    most = max(1.0, float(of_cells[value].max()))
     for panel, learner in zip(panels, learners, strict=True):
         values, noise = np.full((len(rows), len(columns)), np.nan), np.zeros((len(rows), len(columns)), bool)
         # The cells after the controls, in whose place they may stand.
         of_learner = of_cells[of_cells[LEARNER] == learner].sort_values("control", ascending=False, kind="stable")
         for _, cell in of_learner.iterrows():
             place = rows[_key(cell[down])], columns[_key(cell[across])]
-            values[place], noise[place] = cell["kept_diversity"], bool(cell["noise"])
+            values[place], noise[place] = cell[value], value == "kept_diversity" and bool(cell["noise"])
         panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value) and written:
@@ -392,10 +407,26 @@ def draw_heat_map(of_cells: pd.DataFrame, axes: list[str]) -> Figure | None:
         for set_ticks, labels in ((panel.set_xticks, across_places.labels), (panel.set_yticks, down_places.labels)):
             set_ticks(*zip(*chosen(list(enumerate(labels)), MOST_LINES // 2), strict=True), fontsize="small")
         panel.set(xlabel=axis_name(across), ylabel=axis_name(down))
+        if {across, down} == _ERRORS:
+            _draw_sum_of_one(panel, list(columns), list(rows))
     bar = figure.colorbar(panels[0].images[0], ax=list(panels))
-    brackets = f"\n(in brackets: {of_cells['noise'].max()})" if of_cells["noise"].any() else ""
-    bar.set_label(f"kept diversity, last generations{brackets}", fontsize="small")
+    has_noise = value == "kept_diversity" and of_cells["noise"].any()
+    brackets = f"\n(in brackets: {of_cells['noise'].max()})" if has_noise else ""
+    bar.set_label(f"{meaning}, last generations{brackets}", fontsize="small")
     return figure
+
+
+_ERRORS = {"curation.false_accept", "curation.false_reject"}
+
+
+def _draw_sum_of_one(panel: Axes, across: list[float], down: list[float]) -> None:
+    """A line through the fields where two shares sum to 1, between those that the fields stand for."""
+    shares = np.linspace(0, 1, 101)
+    inside = (shares >= min(across)) & (shares <= max(across)) & (1 - shares >= min(down)) & (1 - shares <= max(down))
+    places = [
+        np.interp(values[inside], ticks, range(len(ticks))) for values, ticks in ((shares, across), (1 - shares, down))
+    ]
+    panel.plot(*places, color="tab:red", linewidth=1.5, label="errors sum to 1")
 
 
 def _field_font(shape: tuple[int, ...]) -> float:

@@ -105,8 +105,9 @@ class _Small:
         task = Task(self.loop, 0, self.carry.training.points, rows_to_write(config), self._probes(self.loop, 0))
         (written,), self.seconds = learner.finish(learner.start([task]), lambda share: None)
         if self.trains:  # What a model writes is about as different as what the source does.
-            written = written._replace(points=self.carry.training.points)
-        self.record = Record(self.loop, State(0, self.carry, written.points), written, self.seconds)
+            written = written._replace(points=system.fresh_rows(config, loop.seed, 0, task.count))
+        passed = written.points[: config.cycle.rows]
+        self.record = Record(self.loop, State(0, self.carry, passed), written, self.seconds)
 
     def without(self, *probes: str) -> Record:
         """The record without the answers to these probes."""

@@ -60,7 +60,7 @@ def missing_mass(class_N: np.ndarray, source_share_G: np.ndarray) -> np.ndarray:
     inside_N = class_N >= 0
     share_G = np.bincount(class_N[inside_N], minlength=len(source_share_G)) / max(len(class_N), 1)
     with np.errstate(divide="ignore"):
-        missing_G = np.log(source_share_G) - np.log(share_G)
+        missing_G = np.log(np.divide(source_share_G, share_G, out=np.ones(len(share_G)), where=share_G > 0))
     return np.where(inside_N, missing_G[np.where(inside_N, class_N, 0)], -np.inf)
 
 

@@ -11,7 +11,7 @@ from jaxloop.loop.run_loops import run_loops
 from jaxloop.systems.interfaces import missing_mass
 from jaxloop.systems.logic import census
 from jaxloop.systems.logic.language import language_of
-from jaxloop.systems.logic.vocabulary import encode
+from jaxloop.systems.logic.vocabulary import EOS, encode
 from jaxloop.systems.registry import learner_of, system_of
 
 TEXTS = ["True", "( not False )", "( True and False )", "( ( True or False ) and True )", "( True", "True False", ""]
@@ -20,7 +20,11 @@ TEXTS = ["True", "( not False )", "( True and False )", "( ( True or False ) and
 @pytest.fixture(scope="module")
 def logic():
     config = load("quick", ["language.max_depth=3", "model.context_tokens=40"])
-    return config, system_of(config), np.stack([encode(text, config.model.context_tokens) for text in TEXTS])
+    width = config.model.context_tokens
+    rows = [
+        np.pad(np.array(encode(text), np.uint8), (0, width - len(text.split())), constant_values=EOS) for text in TEXTS
+    ]
+    return config, system_of(config), np.stack(rows)
 
 
 def test_what_is_known_of_expressions(logic):
