@@ -120,7 +120,7 @@ OF_REMEDIES = (
 )
 
 
-def reference(columns: Columns) -> str:
-    """The declarations as a table in Markdown."""
-    rows = [f"| `{column.name}` | {column.meaning} |" for column in columns.declared]
+def reference(declared: tuple[Column, ...]) -> str:
+    """Columns as a table in Markdown."""
+    rows = [f"| `{column.name}` | {column.meaning} |" for column in declared]
     return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"

@@ -363,7 +363,7 @@ def draw_quality_map(of_cells: pd.DataFrame, axes: list[str], columns: Columns) 
 
 
 def draw_heat_map(
-    of_cells: pd.DataFrame, axes: list[str], value: str = "kept_diversity", meaning: str = "kept diversity"
+    of_cells: pd.DataFrame, axes: list[str], quantity: str = "kept_diversity", meaning: str = "kept diversity"
 ) -> Figure | None:
     """A final value over two axes, a panel per learner; None unless exactly two vary, each with each.
 
@@ -373,7 +373,7 @@ def draw_heat_map(
     Args:
       of_cells: the rows of summary.csv, with the learner's name.
       axes: the axes of the grid but for the learner.
-      value: a column of `of_cells`.
+      quantity: a column of `of_cells`.
       meaning: what it is.
     """
     varied = _varied(of_cells, axes)
@@ -388,14 +388,14 @@ def draw_heat_map(
     size = (0.75 * min(len(columns), MOST_LINES // 2) + 1.2, 0.5 * min(len(rows), MOST_LINES // 2) + 0.8)
     titles = learners if learners != ["transformer"] else [""]
     figure, panels = _panels(titles, max(size[0], 3.0), max(size[1], 2.0), 0.4)
-    most = max(1.0, float(of_cells[value].max()))
+    most = max(1.0, float(of_cells[quantity].max()))
     for panel, learner in zip(panels, learners, strict=True):
         values, noise = np.full((len(rows), len(columns)), np.nan), np.zeros((len(rows), len(columns)), bool)
         # The cells after the controls, in whose place they may stand.
         of_learner = of_cells[of_cells[LEARNER] == learner].sort_values("control", ascending=False, kind="stable")
         for _, cell in of_learner.iterrows():
             place = rows[_key(cell[down])], columns[_key(cell[across])]
-            values[place], noise[place] = cell[value], value == "kept_diversity" and bool(cell["noise"])
+            values[place], noise[place] = cell[quantity], quantity == "kept_diversity" and bool(cell["noise"])
         panel.imshow(values, cmap="cividis", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value) and written:
@@ -410,7 +410,7 @@ def draw_heat_map(
         if {across, down} == _ERRORS:
             _draw_sum_of_one(panel, list(columns), list(rows))
     bar = figure.colorbar(panels[0].images[0], ax=list(panels))
-    has_noise = value == "kept_diversity" and of_cells["noise"].any()
+    has_noise = quantity == "kept_diversity" and of_cells["noise"].any()
     brackets = f"\n(in brackets: {of_cells['noise'].max()})" if has_noise else ""
     bar.set_label(f"{meaning}, last generations{brackets}", fontsize="small")
     return figure

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from frames import NO_TAILS, SHARE, level, summed, table
@@ -12,11 +13,20 @@ from matplotlib.image import imread
 from jaxloop.analysis.cells import with_kept_diversity
 from jaxloop.layout import FIGURES
 from jaxloop.report import figures, style
-from jaxloop.report.figures import _free, draw_all, draw_diversity, draw_final, draw_heat_map, with_noise
+from jaxloop.report.figures import (
+    _free,
+    draw_all,
+    draw_diversity,
+    draw_final,
+    draw_heat_map,
+    draw_quality_map,
+    with_noise,
+)
 from jaxloop.systems.logic.columns import COLUMNS
 
 matplotlib.use("Agg")
 TEMPERATURE, CYCLE, LEARNER = "sample.temperature", "cycle.name", "learner.name"
+ACCEPT, REJECT = "curation.false_accept", "curation.false_reject"
 
 
 def grid(axes: dict[str, tuple]) -> list[dict]:
@@ -34,6 +44,7 @@ RUNS = {
     "one cell of two learners": ({SHARE: (0.5,), LEARNER: ("transformer", "oracle")}, ALL),
     "seven cells": ({SHARE: (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)}, ALL),
     "two axes": ({SHARE: (0.0, 0.5), TEMPERATURE: (0.5, 1.0, 1.5)}, {*ALL, "heat_map"}),
+    "two checks": ({ACCEPT: (0.0, 0.5), REJECT: (0.0, 0.3)}, {*ALL, "heat_map", "quality_map"}),
     "words": ({CYCLE: ("full_synthetic", "balanced"), SHARE: (0.0, 0.5)}, {*ALL, "heat_map"}),
     "an empty axis": ({CYCLE: ("full_synthetic", "balanced"), SHARE: (None, 0.5, 0.7)}, {*ALL, "heat_map"}),
     "decades and learners": (
@@ -180,6 +191,23 @@ def test_the_heat_map_shows_each_cell_in_its_place():
         **{((0.0, 0.5, 1.0).index(x), (0.5, 1.0, 1.5).index(y)): v for (x, y), v in kept.items()},
     }
     assert written == {place: f"{value:.2f}" for place, value in places.items() if value is not None}
+
+
+def test_the_map_of_what_is_right_has_a_line_where_errors_sum_to_one():
+    """Catches kept diversity that is shown for what is right, and a line through other fields."""
+    axes = [ACCEPT, REJECT]
+    cells = grid({ACCEPT: (0.0, 0.1, 0.5), REJECT: (0.0, 0.5, 0.9)})
+    for place, cell in enumerate(cells):
+        cell["true"] = 0.1 * place
+    of_cells, _ = frame_of(cells, axes)
+    panel = draw_quality_map(of_cells, axes, COLUMNS).axes[0]
+    written = {text.get_position(): text.get_text() for text in panel.texts}
+    assert written == {(place // 3, place % 3): f"{0.1 * place:.2f}" for place in range(9)}
+    (line,) = panel.lines
+    drawn = np.transpose(line.get_data())
+    # From a false accept of 0.1 and a false reject of 0.9 to 0.5 and 0.5, which are the fields (1, 2) and (2, 1).
+    np.testing.assert_allclose(drawn[[0, -1]], [(1, 2), (2, 1)], atol=1e-9)
+    assert draw_quality_map(of_cells.rename(columns={ACCEPT: SHARE}), [SHARE, REJECT], COLUMNS) is None
 
 
 def test_what_has_not_collapsed_is_drawn_open_at_the_end():

@@ -69,8 +69,9 @@ def test_what_is_known_of_numbers():
 
 @pytest.mark.parametrize(("keep", "share"), [("likeliest", 0.9), ("likeliest", 0.5), ("least_likely", 0.5)])
 def test_a_gaussian_loop_shrinks_or_grows_by_what_a_filter_keeps(keep, share):
-    """The variance of generation t is (factor)^t: 1 - 2 z phi(z) / q for the likeliest q, 200 seeds of 2,000 rows, three
-    generations, the mean of its logarithm within four standard errors (the fit itself loses a part in 2,000).
+    """The variance of generation t is (factor)^t, and the factor 1 - 2 z phi(z) / q for the likeliest q: 200 seeds of
+    2,000 rows, three generations; the mean of its logarithm within four standard errors (the fit itself loses a part in
+    2,000).
     """
     config = load(
         "gaussian",
