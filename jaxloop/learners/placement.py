@@ -132,14 +132,22 @@ class Placement:
         self.mesh = Mesh(np.array(there[: devices * self.sharing]).reshape(devices, -1), ("loops", SHARES))
         self._sharding = NamedSharding(self.mesh, PartitionSpec("loops"))
 
-    def hints(self, setting: str) -> list[str]:
-        """What would use accelerators that stand idle, where this setting has the shares of a loop's work."""
-        devices = len(self.mesh.devices)
-        could_share = jax.local_device_count() // devices
-        if on_cpu() or could_share == self.sharing:
+    def hints(self, setting: str, most: int) -> list[str]:
+        """What would use accelerators that stand idle, where this setting has the shares of a loop's work.
+
+        Args:
+          setting: its name.
+          most: into how many shares the work can be divided sensibly.
+        """
+        there, rows = jax.local_device_count(), len(self.mesh.devices)
+        could_share = min(there // rows, most)
+        if on_cpu() or could_share <= self.sharing:
             return []
-        used, there = self.mesh.devices.size, jax.local_device_count()
-        return [f"{there - used} of {there} devices stand idle; with {setting}={could_share} they share a loop's steps"]
+        idle = there - self.mesh.devices.size
+        return [
+            f"{idle} of {there} devices stand idle; a run with {setting}={could_share}, in a folder of its own, would "
+            "let them share the steps of each loop"
+        ]
 
     def map(self, function: Callable, donate: tuple[int, ...] = ()) -> jax.stages.Wrapped:
         """Compile a function of one loop's arrays into one of arrays with a leading axis of places."""

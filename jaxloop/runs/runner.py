@@ -156,8 +156,9 @@ def run_program(
 ) -> list[Ended]:
     """Run the loops of one program to their end, fewer at once where memory runs out; see `run_loops`."""
     learner = make_learner(program, system, measures)
-    for hint in getattr(learner, "hints", ()):
-        warn(hint)
+    if not any(loop.index in states for loop in program.loops):
+        for hint in getattr(learner, "hints", ()):
+            warn(hint)
     while True:
         try:
             return run_loops(program.loops, states, system, learner, probes_of(measures, learner), keep, watch)

@@ -382,7 +382,7 @@ RANGES = {
     "model.activations": ("float16",),
     "train.steps": ("0", "-1", "10_000_000_000"),
     "train.batch_expressions": ("0", "10_000_001"),
-    "train.partial_sums": ("0", "1025"),
+    "train.partial_sums": ("0", "65"),
     "train.row_tokens": ("-1", "1_000_001"),
     "train.learning_rate": ("0", "0.0", "-1e-3", "1e7"),
     "train.final_learning_rate_share": ("1.1", "-0.1"),

@@ -50,11 +50,13 @@ class Dropout:
 def is_kept(places: jax.Array, draw: Draw) -> jax.Array:
     """Which of these places (uint32) keep their activation: by Wellons's hash `triple32` of each place.
 
-    The second seed comes in between: places that the first one happens to make the same are told apart. Hashes of two
-    products (MurmurHash3's, PCG) leave correlations of 0.006 between places a power of two apart.
+    The second seed, and the call once more, come in between: places that the first one happens to make the same are
+    told apart. Hashes of two products (MurmurHash3's, PCG) leave correlations of 0.006 between places a power of two
+    apart.
     """
-    mixed = places + np.uint32(draw.call * _APART % 2**32) + draw.seeds_2[0]
-    mixed = (mixed ^ (mixed >> 17)) * np.uint32(0xED5AD4BB) ^ draw.seeds_2[1]
+    of_call = np.uint32(draw.call * _APART % 2**32)
+    mixed = places + of_call + draw.seeds_2[0]
+    mixed = ((mixed ^ (mixed >> 17)) * np.uint32(0xED5AD4BB) ^ draw.seeds_2[1]) + of_call
     mixed = (mixed ^ (mixed >> 11)) * np.uint32(0xAC4C1B51)
     mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x31848BAB)
     return mixed ^ (mixed >> 14) < np.uint32(min(round((1 - draw.rate) * 2**32), 2**32 - 1))

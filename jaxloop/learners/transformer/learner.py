@@ -28,6 +28,9 @@ from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.memories import memory_of
 from jaxloop.loop.rows import row_count
 
+# A device that computes fewer at once is hardly faster than with so many.
+_LEAST_POSITIONS = 1024
+
 
 class Inputs(NamedTuple):
     """All that one loop's programs read."""
@@ -86,7 +89,7 @@ class TransformerLearner:
         laid out, and so how fast it is, and how its sums are rounded.
     """
 
-    lower = "sample.batch_rows, train.batch_expressions, cycle.rows or the model's size"
+    lower = "sample.batch_rows, train.batch_expressions, train.partial_sums, cycle.rows or the model's size"
 
     def __init__(
         self, config: TransformerConfig, loop_count: int, count: int, vocabulary: Vocabulary, typical_NxT: np.ndarray
@@ -96,8 +99,9 @@ class TransformerLearner:
         self._placement = Placement(config.population, loop_count, config.train.partial_sums)
         self.places, self.loops_per_device = self._placement.places, self._placement.per_device
         self.devices = self.places // self.loops_per_device
-        self.hints = self._placement.hints("train.partial_sums")
         self.shape = choose_shape(config, vocabulary, typical_NxT)
+        positions = self.shape.chunk_rows * self.shape.row_tokens * config.train.partial_sums
+        self.hints = self._placement.hints("train.partial_sums", positions // _LEAST_POSITIONS)
         cycle, train, width = config.cycle, config.train, config.model.context_tokens
         self._capacities = self._split_sizes(memory_of(cycle).training_rows(cycle.generations - 1))
 
@@ -373,7 +377,8 @@ def choose_shape(config: TransformerConfig, vocabulary: Vocabulary, typical_NxT:
         chunk_rows = min(256 // row_tokens, math.ceil(np.mean(row_counts(row_tokens, 20)) / 2))
         return RowShape(row_tokens, max(chunk_rows, 1))
     # Alike in size, and as few as the device has room for.
-    most, sums = math.ceil(np.quantile(row_counts(row_tokens, 200), 0.99)), config.train.partial_sums
+    rows_S, sums = row_counts(row_tokens, min(200, config.train.steps)), config.train.partial_sums
+    most = math.ceil(np.quantile(rows_S, 0.99))
     turns = math.ceil(most * row_tokens / sums / 16_384)
     chunk_rows = math.ceil(most / sums / turns)
     # Large products of matrices like sizes that are multiples of something.

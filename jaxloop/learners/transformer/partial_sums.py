@@ -1,4 +1,4 @@
-"""Sums of a step that several devices share, with the same bits for any number of them.
+"""Sums of a step that several devices share, with the same bits for any number of them from two on.
 
 Floating-point sums depend on their order. So a step always has as many partial sums as the settings say, each of them
 is computed by one device in one order, and they are added in the order of their numbers, whoever has computed which.
@@ -35,9 +35,8 @@ def add_in_order(partial_sum: Callable[[jax.Array], Any], count: int, devices: i
         size = parts_OxN.shape[1]
         parts_OxN = jnp.pad(parts_OxN, ((0, 0), (0, -size % devices)))
         shares_PxM = jax.lax.all_to_all(parts_OxN, SHARES, split_axis=1, concat_axis=0, tiled=True)
-        total_M = jnp.zeros_like(shares_PxM[0])
-        for part_M in shares_PxM:
-            total_M += part_M
+        nothing_M = jnp.zeros_like(shares_PxM[0])
+        total_M = jax.lax.fori_loop(0, count, lambda number, total_M: total_M + shares_PxM[number], nothing_M)
         return jax.lax.all_gather(total_M, SHARES, tiled=True)[:size].reshape(nothing.shape)
 
     return jax.tree.map(add, parts, nothing)

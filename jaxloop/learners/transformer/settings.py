@@ -34,8 +34,9 @@ class TrainSettings(Section):
     partial_sums: int = Field(
         default=1,
         ge=1,
-        le=1024,
-        description="partial sums of a step's gradient: as many accelerators can share the steps of one loop",
+        le=64,
+        description="partial sums of a step's gradient: as many accelerators can share the steps of one loop; where "
+        "nothing is shared, as on a CPU, more than one only cost time",
     )
     row_tokens: int = Field(
         default=0,

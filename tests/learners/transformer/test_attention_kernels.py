@@ -1,6 +1,7 @@
 """Attention by kernels of a GPU against attention written out, which has the textbook's formula as its oracle."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ import pytest
 from jaxloop.learners.transformer.attention import attend, kernels_for
 from jaxloop.learners.transformer.attention_kernels import attend_by_kernels
 from jaxloop.learners.transformer.dropout import Draw, is_kept
+from jaxloop.learners.transformer.model import make_model
+from jaxloop.learners.transformer.settings import ModelSettings
+from jaxloop.systems.logic.vocabulary import VOCABULARY
 
 ROWS, POSITIONS, HEADS, HEAD_WIDTH = 3, 32, 2, 16
 
@@ -106,7 +110,7 @@ def test_kernels_are_for_gpus_that_have_them(monkeypatch):
         return kernels_for(jax.ShapeDtypeStruct((2, rows, 3, 2, width), dtype)) is not None
 
     assert wanted("9.0") and wanted("8.0") and wanted("10.0")
-    # A processor of an L4 has 99 KiB of fast memory: XLA says that this shape needs 112.
+    # A processor of an L4 has 99 KiB of fast memory: XLA says that this shape needs 112 there.
     assert not wanted("8.9") and not wanted("12.0")
     assert wanted("8.9", rows=64) and wanted("12.0", width=16)
     assert not any(wanted(other) for other in ("7.5", "gfx942", "", None))
@@ -116,3 +120,28 @@ def test_kernels_are_for_gpus_that_have_them(monkeypatch):
         assert not wanted("9.0")
     monkeypatch.setattr("jaxloop.learners.transformer.attention_kernels._PARAMETERS", None)
     assert not wanted("9.0")
+
+
+def test_the_model_computes_the_same_by_kernels(monkeypatch):
+    """Catches queries, keys and values that change places on the way to the kernels, and dropout that does not come
+    along: the whole model in bfloat16 by kernels and without them, with and without dropout.
+    """
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    settings = ModelSettings(layers=2, heads=2, width=32, context_tokens=POSITIONS, dropout=0.3, activations="bfloat16")
+    model = make_model(settings, VOCABULARY)
+    parameters = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf, model.init(jax.random.key(0)))
+    inputs = np.random.default_rng(0).integers(0, 7, (ROWS, POSITIONS))
+    depth = np.broadcast_to(np.arange(POSITIONS) % 9, inputs.shape)
+
+    def nats(parameters, key):
+        return -jnp.sum(jax.nn.log_softmax(model.apply(parameters, inputs, depth, key))[..., 3])
+
+    for key in (None, jax.random.key(1)):
+        found = []
+        for by_kernels in (None, functools.partial(attend_by_kernels, interpreted=True)):
+            monkeypatch.setattr("jaxloop.learners.transformer.model.kernels_for", lambda _, one=by_kernels: one)
+            found.append(jax.value_and_grad(nats)(parameters, key))
+        (right, gradient), (value, by_them) = found
+        assert abs(value - right) < 0.01 * abs(right)
+        for one, other in zip(jax.tree.leaves(by_them), jax.tree.leaves(gradient), strict=True):
+            assert np.linalg.norm(one - other) < 0.04 * np.linalg.norm(other)

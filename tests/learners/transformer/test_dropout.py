@@ -39,6 +39,19 @@ def test_draws_of_places_calls_and_passes_have_nothing_to_do_with_each_other():
             assert abs(np.corrcoef(one[:-shift], other[shift:])[0, 1]) < most, shift
 
 
+def test_places_that_meet_are_told_apart():
+    """Catches a second seed that decides nothing, and a call that only moves the mask: what another pass, or another
+    call far behind, has at the same sum of place and first seed would be the same mask once more.
+    """
+    most, seeds = 5 / np.sqrt(len(PLACES)), jnp.array([5, 6], jnp.uint32)
+    one = np.asarray(is_kept(PLACES, Draw(seeds, 1, 0.2)))
+    other_pass = np.asarray(is_kept(PLACES, Draw(seeds.at[1].set(7), 1, 0.2)))
+    assert abs(np.corrcoef(one, other_pass)[0, 1]) < most
+    moved = 0x9E3779B9 * 3 % 2**32  # how far the fourth call lies behind the first one
+    fourth = np.asarray(is_kept(PLACES - np.uint32(moved), Draw(seeds, 4, 0.2)))
+    assert abs(np.corrcoef(one, fourth)[0, 1]) < most
+
+
 def test_runs_of_dropped_places_are_as_long_as_chance_makes_them():
     """Catches a hash whose neighbours avoid or follow each other: the chi-square of windows of eight places."""
     windows = kept(5, 1, 0.5).reshape(-1, 8) @ (1 << np.arange(8))

@@ -59,12 +59,13 @@ def test_accelerators_that_are_left_over_share_a_loops_work(monkeypatch, shares,
     assert places.sharing == sharing
     assert places.mesh.devices.shape == (min(loops, 8), sharing)
     assert places.places == -(-loops // 8) * min(loops, 8)
-    said = places.hints("its.setting")
+    said = places.hints("its.setting", 100)
+    assert not said or places.hints("its.setting", places.sharing) == []
     assert len(said) == bool(needlessly_idle)
     assert all(f"{needlessly_idle} of 8 devices stand idle" in line for line in said)
     for line in said:
         wanted = int(re.search(r"its.setting=(\d+)", line)[1])
-        assert placement.Placement(PopulationSettings(), loops, wanted).hints("") == []
+        assert placement.Placement(PopulationSettings(), loops, wanted).hints("", 100) == []
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert placement.Placement(PopulationSettings(), loops, shares).sharing == 1
 
