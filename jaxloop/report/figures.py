@@ -426,7 +426,7 @@ def _draw_sum_of_one(panel: Axes, across: list[float], down: list[float]) -> Non
     places = [
         np.interp(values[inside], ticks, range(len(ticks))) for values, ticks in ((shares, across), (1 - shares, down))
     ]
-    panel.plot(*places, color="tab:red", linewidth=1.5, label="errors sum to 1")
+    panel.plot(*places, color="tab:red", linewidth=1.2, linestyle=(0, (4, 4)), label="errors sum to 1")
 
 
 def _field_font(shape: tuple[int, ...]) -> float:
