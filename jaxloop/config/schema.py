@@ -101,6 +101,10 @@ class CycleSettings(Section):
         default=None,
         description="the same by generation: [[0, 0.0], [12, 0.5]] is 0 at first, and 0.5 from generation 12 on",
     )
+    fresh_target: Literal["random", "least_covered"] = Field(
+        default="random",
+        description="which rows come fresh: any, or those of the classes that the new rows cover least",
+    )
     generated_share: Share | None = knob(
         None,
         description="incremental: part of all rows that is new (0.5); other memories: 1 - fresh_share",
@@ -177,6 +181,7 @@ class CycleSettings(Section):
             **self.model_dump(),
             "fresh_share": changes[0][1] if len(changes) == 1 else None,
             "fresh_schedule": changes if len(changes) > 1 else None,
+            "fresh_target": self.fresh_target if any(share for _, share in changes) else "random",
             "generated_share": round(self.new_part, 12) if self.name == "incremental" else None,
             "window_generations": self.window_sets if self.name == "window" else None,
         }

@@ -32,6 +32,10 @@ class Source(Protocol):
         """What is known of rows, a number of each (N,), by its name: see `systems.interfaces.System.score`."""
         ...
 
+    def classes(self, config: Config, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The class of each row (N,), and the share of each class in the source (G,)."""
+        ...
+
 
 class State(NamedTuple):
     """Where a loop stands: all that its next generation depends on, besides the seed."""

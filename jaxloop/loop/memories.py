@@ -211,7 +211,7 @@ def following(
     carry: Carry,
     generation: int,
     sampled: np.ndarray,
-    draw_fresh: Callable[[int], np.ndarray],
+    draw_fresh: Callable[[int, np.ndarray], np.ndarray],
     generator: np.random.Generator,
     detect: Callable[[Rows], Rows] = lambda rows: rows,
 ) -> Carry:
@@ -223,14 +223,14 @@ def following(
       generation: t.
       sampled: S_{t-1}, the n rows that the model of generation t - 1 wrote and that passed; where they are fewer, rows
         of F_t take the place of those that lack.
-      draw_fresh: gives that many rows of F_t; called once at most.
+      draw_fresh: gives that many rows of F_t, beside so many sampled ones; called once at most.
       generator: decides what is drawn from earlier rows.
       detect: which of the new rows train, as many as it is given.
     """
     written, part = mark(sampled, SAMPLED, generation - 1), settings.fresh_part(generation)
     spare = None
     if lacking := settings.rows - len(sampled):
-        drawn = mark(draw_fresh(lacking + row_count(part, settings.rows)), FRESH, generation)
+        drawn = mark(draw_fresh(lacking + row_count(part, settings.rows), sampled), FRESH, generation)
         written, spare = join([written, drawn.take(slice(lacking))]), drawn.take(slice(lacking, None))
     written = written.sealed()
 
@@ -239,7 +239,8 @@ def following(
         # Samples are independent, so the first of them are as good a draw as any.
         rows = written.take(slice(count - fresh_count))
         if fresh_count:
-            fresh = spare.take(slice(fresh_count)) if spare else mark(draw_fresh(fresh_count), FRESH, generation)
+            fresh = spare.take(slice(fresh_count)) if spare else None
+            fresh = fresh or mark(draw_fresh(fresh_count, rows.points), FRESH, generation)
             rows = join([rows, fresh])
         return detect(rows).sealed()
 

@@ -14,6 +14,7 @@ from jaxloop.config.schema import Config, Loop
 from jaxloop.errors import RunError
 from jaxloop.loop import curation, memories
 from jaxloop.loop.curators import Candidates
+from jaxloop.loop.enrichment import aimed
 from jaxloop.loop.interfaces import Learner, Record, Seconds, Source, State, Task, Written
 from jaxloop.loop.keys import Purpose, host_generator
 from jaxloop.loop.rows import Rows, read_only
@@ -42,12 +43,17 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> tuple[memorie
     else:
         generation, like = state.generation + 1, state.carry.training.points
 
-        def draw_fresh(count: int) -> np.ndarray:
-            nonlocal fresh_rows
-            fresh_rows += count
+        def draw(count: int) -> np.ndarray:
             fresh = source.fresh_rows(loop.config, loop.seed, generation, count)
             require_real(loop, "fresh_rows", fresh, count, like)
             return fresh
+
+        def draw_fresh(count: int, beside: np.ndarray) -> np.ndarray:
+            nonlocal fresh_rows
+            fresh_rows += count
+            if settings.fresh_target == "random":
+                return draw(count)
+            return aimed(draw, lambda points: source.classes(loop.config, points), beside, count)
 
         def detect(rows: Rows) -> Rows:
             return curation.detected(

@@ -240,7 +240,7 @@ def pair_counts(loop: Loop, system: System) -> tuple[float, float]:
     for generation in range(generations):
         if generation:
 
-            def fresh(count: int, generation=generation) -> np.ndarray:
+            def fresh(count: int, beside: np.ndarray, generation=generation) -> np.ndarray:
                 return numbers(system.fresh_rows(config, loop.seed, generation, count))
 
             carry = memories.following(less, carry, generation, written_Nx1, fresh, chance)

@@ -117,9 +117,19 @@ class System(abc.ABC, Generic[OwnConfig]):
         Raises:
           InputError: this is not known of the system's rows.
         """
+        if name == "balance":
+            return missing_mass(*self.classes(config, points))
         raise InputError(
             f"system.name = {config.system.name!r}: nobody knows the {name} of its rows; choose another check"
         )
+
+    def classes(self, config: OwnConfig, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The class of each row, (N,), negative for what is none of the source's, and the source's shares, (G,).
+
+        Raises:
+          InputError: the system's rows have no classes.
+        """
+        raise InputError(f"system.name = {config.system.name!r}: nobody has divided its rows into classes")
 
     @abc.abstractmethod
     def learner(self, config: OwnConfig, loop_count: int) -> Learner[OwnConfig, Any, Any]:

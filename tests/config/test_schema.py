@@ -281,7 +281,12 @@ def test_the_control_of_every_cycle_never_trains_on_a_sample(cycle):
     carry = first(control.config.cycle, rows_NxT)
     for generation in range(1, 5):
         carry = following(
-            control.config.cycle, carry, generation, rows_NxT, lambda count: rows_NxT[:count], np.random.default_rng(0)
+            control.config.cycle,
+            carry,
+            generation,
+            rows_NxT,
+            lambda count, beside: rows_NxT[:count],
+            np.random.default_rng(0),
         )
         assert not np.any(carry.training.kind_N == SAMPLED)
         sets = {"expanding": generation + 1, "window": min(generation + 1, 3), "fixed_real": 2}
@@ -398,6 +403,7 @@ RANGES = {
     "sample.batch_rows": ("0",),
     "learner.name": ("lstm", '""'),
     "learner.order": ("0", "21"),
+    "cycle.fresh_target": ("deep", '""'),
     "curation.oversample": ("0.9", "1001.0"),
     "curation.shortfall": ("forget", '""'),
     "curation.false_accept": ("-0.1", "1.1"),
@@ -438,7 +444,7 @@ def test_value_out_of_range(name, value):
 
 
 WORDS = ("system.name", "curation.name", "measure.own", "cycle.name", "learner.name", "model.activations")
-WORDS += ("curation.shortfall", "curation.keep", "curation.judge", "curation.reward")
+WORDS += ("cycle.fresh_target", "curation.shortfall", "curation.keep", "curation.judge", "curation.reward")
 TRUTHS = ("language.only_true", "controls")
 NUMBERS = [row[0] for row in describe() if row[0] not in ("seeds", *WORDS)]
 FLOATS = [*LogicConfig.knobs(), "model.dropout", "train.final_learning_rate_share", "train.beta1", "train.beta2"]

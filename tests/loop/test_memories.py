@@ -44,7 +44,7 @@ def step(settings, carry, generation, seed):
         carry,
         generation,
         tagged(SAMPLED, generation - 1, settings.rows),
-        lambda count: tagged(FRESH, generation, count),
+        lambda count, beside: tagged(FRESH, generation, count),
         np.random.default_rng([seed, generation]),
     )
 
@@ -147,7 +147,7 @@ def test_fresh_rows_are_asked_for_once(settings):
     """Catches fresh rows that are drawn twice (the same ones, from the same key) or dropped after drawing."""
     carry, asked = history(settings)[4], []
 
-    def draw_fresh(count):
+    def draw_fresh(count, beside):
         asked.append(int(count))
         return tagged(FRESH, 5, count)
 
@@ -368,3 +368,23 @@ def test_every_memory_that_the_settings_name_is_there():
 def test_row_count_rounds_halves_up(share, rows, expected):
     """Catches truncation and rounding to even: 0.29 * 100 is 28.999999999999996 in binary."""
     assert row_count(share, rows) == expected
+
+
+@pytest.mark.parametrize("name", ["full_synthetic", "balanced", "expanding", "incremental"])
+def test_fresh_rows_take_the_place_of_those_that_did_not_pass(name):
+    """Catches a set that is too short, fresh rows that stand in it twice, and others than were drawn at once."""
+    settings, asked = settings_of(name, fresh=0.5), []
+    carry = history(settings)[3]
+
+    def draw_fresh(count, beside):
+        asked.append(int(count))
+        return tagged(FRESH, 4, count)
+
+    passed = tagged(SAMPLED, 3, settings.rows)[:3]
+    after = memories.following(settings, carry, 4, passed, draw_fresh, np.random.default_rng(0))
+    lacking = settings.rows - 3
+    assert asked == [lacking + row_count(0.5, settings.rows)]
+    assert len(after.training.points) == memories.memory_of(settings).training_rows(4)
+    of_this = [tag for tag in tags(after.training) if tag[:2] in ((FRESH, 4), (SAMPLED, 3))]
+    assert len(set(of_this)) == len(of_this)
+    assert sum(tag[0] == SAMPLED for tag in of_this) <= 3

@@ -13,7 +13,7 @@ from jaxloop.systems.gaussian.measures import Distances
 from jaxloop.systems.gaussian.moments import DTYPE, MomentsLearner
 from jaxloop.systems.gaussian.normal import Tenths, log_prob
 from jaxloop.systems.gaussian.settings import GaussianConfig
-from jaxloop.systems.interfaces import RowFormat, System, missing_mass
+from jaxloop.systems.interfaces import RowFormat, System
 
 
 class Gaussian(System[GaussianConfig]):
@@ -39,13 +39,15 @@ class Gaussian(System[GaussianConfig]):
 
     def score(self, config: GaussianConfig, name: str, points: np.ndarray) -> np.ndarray:
         """Density under the source, and how much is missing of the tenth by density."""
-        normal = source.source_of(config)
         if name == "source":
+            normal = source.source_of(config)
             return log_prob(points, normal.mean, normal.deviation)
-        if name == "balance":
-            tenths = Tenths(normal)
-            return missing_mass(tenths.of(points), np.full(tenths.count, 1 / tenths.count))
         return super().score(config, name, points)
+
+    def classes(self, config: GaussianConfig, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tenths by density."""
+        tenths = Tenths(source.source_of(config))
+        return tenths.of(points), np.full(tenths.count, 1 / tenths.count)
 
     def learner(self, config: GaussianConfig, loop_count: int) -> Learner[GaussianConfig, Any, Any]:
         """Moments, or a reference learner."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxloop.learners.transformer.costs import place_parts, planning_part, training_operations, weight_count
 from jaxloop.learners.transformer.model import activation_dtype, make_model
 from jaxloop.loop.interfaces import Learner
-from jaxloop.systems.interfaces import ModelCost, RowFormat, System, missing_mass
+from jaxloop.systems.interfaces import ModelCost, RowFormat, System
 from jaxloop.systems.logic import census, measures, source
 from jaxloop.systems.logic.columns import COLUMNS
 from jaxloop.systems.logic.judge import TRUE_VERDICT, VERDICTS, Judgement, judge_jitted
@@ -55,13 +55,15 @@ class Logic(System[LogicConfig]):
             return (verdict_N == TRUE_VERDICT).astype(np.float64)
         if name == "depth":
             return depth_N.astype(np.float64)
-        language = language_of(config.language)
-        log_prob_N = language.log_prob(points, verdict_N)
         if name == "source":
-            return log_prob_N
-        if name == "balance":
-            return missing_mass(np.where(np.isfinite(log_prob_N), depth_N, -1), census.depth_masses(language))
+            return language_of(config.language).log_prob(points, verdict_N)
         return super().score(config, name, points)
+
+    def classes(self, config: LogicConfig, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depths of expressions."""
+        language, (verdict_N, _, depth_N) = language_of(config.language), map(np.asarray, judge_jitted(points))
+        inside_N = np.isfinite(language.log_prob(points, verdict_N))
+        return np.where(inside_N, depth_N, -1), census.depth_masses(language)
 
     def learner(self, config: LogicConfig, loop_count: int) -> Learner[LogicConfig, Any, Any]:
         """The transformer, or a reference learner."""
