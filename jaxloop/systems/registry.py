@@ -135,6 +135,11 @@ def with_remedies(loops: list[Loop]) -> bool:
     return any(loop.config.curation.names for loop in loops)
 
 
+@functools.cache
+def _with_those_of_remedies(columns: Columns) -> Columns:
+    return Columns((*columns.declared, *OF_REMEDIES))
+
+
 def columns_of(system: System, loops: list[Loop], own: tuple[Column, ...] = ()) -> Columns:
     """The columns of metrics.csv of a run, those of remedies and of measures of one's own among them.
 
@@ -144,6 +149,7 @@ def columns_of(system: System, loops: list[Loop], own: tuple[Column, ...] = ()) 
     if not isinstance(system.columns, Columns):
         raise InputError("system.name: the system's columns must be jaxloop.Columns")
     try:
-        return Columns((*system.columns.declared, *(OF_REMEDIES if with_remedies(loops) else ()), *own))
+        columns = _with_those_of_remedies(system.columns) if with_remedies(loops) else system.columns
+        return Columns((*columns.declared, *own)) if own else columns
     except ValueError as error:
         raise InputError(f"measure.own: {error}") from None

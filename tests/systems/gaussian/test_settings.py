@@ -54,7 +54,10 @@ def test_what_is_written_out_is_the_same_config():
     config = load("gaussian", ["learner.estimator=unbiased", "system.mean=2"])
     assert isinstance(config, GaussianConfig)
     assert 'name = "gaussian"' in dump(config)
-    assert config.knobs() == ["cycle.fresh_share", "cycle.generated_share", "sample.temperature"]
+    of_checks = ["false_accept", "false_reject", "keep_share", "choice_temperature", "choice_error"]
+    of_checks += ["detector_error", "detector_exponent"]
+    others = ["cycle.fresh_share", "cycle.generated_share", "sample.temperature"]
+    assert config.knobs() == [*others, *(f"curation.{name}" for name in of_checks)]
     assert (
         "multiplies the variance" in {name: meaning for name, *_, meaning in describe("gaussian")}["sample.temperature"]
     )
