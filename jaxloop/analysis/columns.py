@@ -102,7 +102,7 @@ class Columns:
         return next((one.least, one.most) for one in self.declared if one.name == name)
 
 
-# Of runs in which any loop has a remedy, whatever the system.
+# Of runs in which any loop has a remedy (a check, or fresh rows that are aimed), whatever the system.
 OF_REMEDIES = (
     Column("accepted_share", "rows that passed curation, of all that the model wrote", 0.0, 1.0),
     Column(

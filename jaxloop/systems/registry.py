@@ -132,7 +132,7 @@ def require_columns(config: Config, measured: dict[str, Any], of_learner: dict[s
 
 def with_remedies(loops: list[Loop]) -> bool:
     """Whether metrics.csv of a run has the columns of remedies."""
-    return any(loop.config.curation.names for loop in loops)
+    return any(loop.config.curation.names or loop.config.cycle.fresh_target != "random" for loop in loops)
 
 
 @functools.cache

@@ -86,3 +86,13 @@ def test_columns_of_remedies_stand_where_there_are_some(tmp_path):
     assert without[["accepted_share", "effective_rows", "human_rows"]].drop_duplicates().to_numpy().tolist() == [
         [1, 60, 0]
     ]
+
+
+def test_aimed_rows_are_counted_where_no_check_is(tmp_path):
+    """Catches a run of enrichment that does not say what it cost."""
+    aimed = "grid={'cycle.fresh_target' = ['random', 'least_covered']}"
+    run_tiny(tmp_path / "run", *MEMORISER, aimed, "cycle.fresh_share=0.25")
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics[metrics["generation"] > 0]["human_rows"].tolist() == [15.0] * 10
+    assert metrics["accepted_share"].tolist() == [1.0] * 12
+    assert metrics["cycle.fresh_target"].unique().tolist() == ["random", "least_covered"]
