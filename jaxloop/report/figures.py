@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ from jaxloop.report.style import (
 
 _MARKERS = {"transformer": "o", "resample": "s", "oracle": "D", "grammar": "^", "ngram": "X"}
 _MOST_COLUMNS = 3
+_CHARACTERS_AN_INCH = 12  # of a title
 _CLOSEST = 1 / 15  # of an axis drawn to scale: values that lie closer cannot be told apart
 _MOST_PLACES = 100  # on an axis: each may have an arrow, and a thousand arrows take two seconds
 _MOST_SPAN = 50  # times the least value that is not 0: beyond it, to scale means nothing
@@ -443,7 +445,7 @@ def _panels(
     figure = Figure(figsize=(max(columns * width + side, 7.0), rows * height + below + 0.4), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for panel, title in zip(grid, titles, strict=False):
-        panel.set_title(title, fontsize="medium")
+        panel.set_title(textwrap.fill(title, max(round(_CHARACTERS_AN_INCH * width), 20)), fontsize="medium")
     for spare in grid[len(titles) :]:
         spare.set_axis_off()
     return figure, list(grid[: len(titles)])
