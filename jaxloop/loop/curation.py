@@ -92,7 +92,9 @@ def curate(
         return Curated(candidates.points[place_n], _columns(place_n, written, len(np.unique(place_n)), 0))
     checks = [name for name in settings.names if name in CHECKS]
     if not checks:
-        return Curated(candidates.points[:count], _columns(np.arange(count), written, written, 0))
+        return Curated(
+            candidates.points[:count], {"accepted_share": 1.0, "effective_rows": float(count), "human_rows": 0.0}
+        )
     place, chance, asked = np.arange(written), generator(), 0
     for name in checks:
         asked += len(place) // settings.choose_from if name == "choice" else 0
@@ -134,6 +136,6 @@ def _chosen_by_own(
     return place_n
 
 
-def detected(settings: CurationSettings, rows: Rows, generator: np.random.Generator) -> Rows:
-    """The new rows of a generation as the detector lets them pass, where there is one."""
-    return curators.detected(settings, rows, generator) if "detector" in settings.names else rows
+def detected(settings: CurationSettings, rows: Rows, generator: Callable[[], np.random.Generator]) -> Rows:
+    """The new rows of a generation as the detector lets them pass; the generator is made where there is one."""
+    return curators.detected(settings, rows, generator()) if "detector" in settings.names else rows

@@ -10,7 +10,6 @@ Legend: N rows, K rows of which one is picked, M = N / K groups of them.
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable
 from typing import Protocol
@@ -18,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxloop.config.schema import CurationSettings
-from jaxloop.loop.rows import SAMPLED, Rows, unique_rows
+from jaxloop.loop.rows import SAMPLED, Rows, ranks_within, unique_rows
 
 # Of what has no probability at all: the least that differences can be taken of.
 _LEAST_REWARD = -1e300
@@ -38,13 +37,15 @@ class Candidates:
           score: what the system says of rows, see `Source.score`; asked for all of them at once, for their number is
             the same in all generations.
         """
-        self._points, self._log_prob_N, self._place = points, log_prob_N, np.arange(len(points))
-        self._score = functools.cache(lambda name: score(name, points))
+        self._points, self._log_prob_N = points, log_prob_N
+        self._place: slice | np.ndarray = slice(None)  # nothing is copied where nothing is checked
+        self._ask = score
+        self._scores: dict[str, np.ndarray] = {}
 
     def take(self, place: np.ndarray) -> "Candidates":
         """Those at these places."""
         taken = copy.copy(self)
-        taken._place = self._place[place]
+        taken._place = place if isinstance(self._place, slice) else self._place[place]
         return taken
 
     @property
@@ -59,10 +60,12 @@ class Candidates:
 
     def score(self, name: str) -> np.ndarray:
         """What the system says of them, (N,)."""
-        return self._score(name)[self._place]
+        if name not in self._scores:
+            self._scores[name] = self._ask(name, self._points)
+        return self._scores[name][self._place]
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._points if isinstance(self._place, slice) else self._place)
 
 
 class Check(Protocol):
@@ -104,11 +107,8 @@ def likelihood(settings: CurationSettings, candidates: Candidates, generator: np
 
 def most_copies(settings: CurationSettings, candidates: Candidates, generator: np.random.Generator) -> np.ndarray:
     """The first copies of each row."""
-    _, inverse_N, counts_U = unique_rows(candidates.points)
-    order_N = np.argsort(inverse_N, kind="stable")
-    rank_N = np.empty(len(order_N), np.int64)
-    rank_N[order_N] = np.arange(len(order_N)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
-    return np.flatnonzero(rank_N < settings.most_copies)
+    _, inverse_N, _ = unique_rows(candidates.points)
+    return np.flatnonzero(ranks_within(inverse_N) < settings.most_copies)
 
 
 def choice(settings: CurationSettings, candidates: Candidates, generator: np.random.Generator) -> np.ndarray:

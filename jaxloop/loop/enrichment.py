@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxloop.loop.rows import ranks_within
+
 # Of so many draws for each row that is wanted, those of the classes that lack are taken.
 _DRAWS_FOR_ONE = 20
 
@@ -35,11 +37,7 @@ def aimed(
     wanted_G = filled(there_G, share_G, count)
     pool = draw(_DRAWS_FOR_ONE * count)
     class_P, _ = classes(pool)
-    rank_P = np.empty(len(class_P), np.int64)
-    for one in range(len(share_G)):
-        of_class = np.flatnonzero(class_P == one)
-        rank_P[of_class] = np.arange(len(of_class))
-    is_wanted_P = rank_P < wanted_G[class_P]
+    is_wanted_P = ranks_within(class_P) < wanted_G[class_P]
     rest = np.flatnonzero(~is_wanted_P)[: count - np.count_nonzero(is_wanted_P)]
     return pool[np.sort(np.concatenate([np.flatnonzero(is_wanted_P), rest]))]
 

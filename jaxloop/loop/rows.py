@@ -80,6 +80,14 @@ def unique_rows(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return keys_U.view(rows.dtype).reshape(len(keys_U), *shape), inverse_N, counts_U
 
 
+def ranks_within(group_N: np.ndarray) -> np.ndarray:
+    """How many of the same group stand before each, (N,)."""
+    order_N, counts_U = np.argsort(group_N, kind="stable"), np.unique(group_N, return_counts=True)[1]
+    rank_N = np.empty(len(order_N), np.int64)
+    rank_N[order_N] = np.arange(len(order_N)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+    return rank_N
+
+
 def provenance_counts(rows: Rows) -> list[tuple[str, int, int]]:
     """(kind, generation, number of rows) for every provenance that occurs, in that order."""
     # Rows of one provenance stand together, and sorting them all takes ten times as long.

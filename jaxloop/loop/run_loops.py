@@ -56,9 +56,8 @@ def next_carry(loop: Loop, state: State | None, source: Source) -> tuple[memorie
             return aimed(draw, lambda points: source.classes(loop.config, points), beside, count)
 
         def detect(rows: Rows) -> Rows:
-            return curation.detected(
-                loop.config.curation, rows, host_generator(loop.seed, Purpose.DETECTION, generation)
-            )
+            chance = functools.partial(host_generator, loop.seed, Purpose.DETECTION, generation)
+            return curation.detected(loop.config.curation, rows, chance)
 
         chooser = host_generator(loop.seed, Purpose.CYCLE, generation)
         carry = memories.following(settings, state.carry, generation, state.sampled, draw_fresh, chooser, detect)

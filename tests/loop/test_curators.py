@@ -177,7 +177,7 @@ def test_a_detector_raises_the_share_of_what_nobody_generated(share, error, expo
     fresh = int(share * rows)
     pool = join([mark(np.arange(fresh), FRESH, 3), mark(np.arange(rows - fresh), SAMPLED, 2)])
     check = settings(name="detector", detector_error=error, detector_exponent=float(exponent))
-    found = detected(check, pool, generator())
+    found = detected(check, pool, generator)
     assert len(found.points) == rows
     weights = share * (1 - error) ** exponent, (1 - share) * error**exponent
     assert within(np.mean(found.kind_N == FRESH), weights[0] / sum(weights), rows)
@@ -186,12 +186,12 @@ def test_a_detector_raises_the_share_of_what_nobody_generated(share, error, expo
 def test_without_a_detector_and_where_it_is_sure_of_nothing():
     """Catches a detector that works unasked, real rows that it takes for generated ones, and a division by zero."""
     pool = join([mark(np.arange(50), REAL, 0), mark(np.arange(50), SAMPLED, 2)])
-    assert detected(settings(), pool, generator()) is pool
+    assert detected(settings(), pool, generator) is pool
     for error, kinds in ((0.0, {REAL}), (1.0, {SAMPLED})):
         check = settings(name="detector", detector_error=error)
-        assert set(detected(check, pool, generator()).kind_N.tolist()) == kinds
+        assert set(detected(check, pool, generator).kind_N.tolist()) == kinds
     alone = mark(np.arange(50), SAMPLED, 2)
-    assert len(detected(settings(name="detector", detector_error=0.0), alone, generator()).points) == 50
+    assert len(detected(settings(name="detector", detector_error=0.0), alone, generator).points) == 50
 
 
 # The chain.
